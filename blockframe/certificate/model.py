@@ -1,0 +1,146 @@
+"""The certificate: what was analysed, what is claimed, and the numbers to check it by.
+
+Field names are the JSON keys (docs/certificate); ``class_name`` is written as ``class``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import field, frozen
+
+from blockframe.contract.claim import Claim, Evidence, Finding, Outcome, Verdict, overall
+
+SCHEMA = "blockframe.certificate/1"
+
+
+@frozen
+class BlockSummary:
+    """One block, as ``blockframe chain`` shows it.
+
+    ``residual``: None, or ``{"placement": "pre" | "post" | "sandwich" | "parallel" | "none", ...}``;
+    ``state``: shapes of the tensors that leave the block.
+    """
+
+    name: str
+    role: str
+    parameters: int
+    residual: dict[str, Any] | None = None
+    state: tuple[tuple[int, ...], ...] = ()
+
+
+@frozen
+class Subject:
+    """What was analysed. ``scale`` is "full" or "proxy"; ``trajectory_on`` says it of the run."""
+
+    spec: str
+    class_name: str
+    parameters: int
+    scale: str = "full"
+    blocks: tuple[BlockSummary, ...] = ()
+    data: str = ""
+    loss: str = ""
+    proxy: str = ""  # how the proxy that numbers were measured on was reduced; "" if none was
+    replay_exact: bool | None = None  # chain = model, bit for bit, on CPU; None: not run
+
+
+@frozen
+class Inequality:
+    """``left <= right`` at one step. ``holds`` is None where rounding could decide it."""
+
+    name: str
+    step: int
+    left: float
+    right: float
+    holds: bool | None
+
+    @property
+    def margin(self) -> float:
+        return self.right - self.left
+
+
+@frozen
+class Trajectory:
+    """One run of gradient descent.
+
+    ``series`` maps a probe's name to one number per iterate; None where the quantity does not
+    exist (the step that leads to iterate 0) or was not finite. ``ended``: "completed", or why not.
+    """
+
+    lr: float
+    steps: int  # asked for
+    scale: str
+    loss: str
+    data: str
+    ended: str
+    lr_rule: str = ""
+    series: dict[str, list[float | None]] = field(factory=dict)
+    inequalities: tuple[Inequality, ...] = ()
+    summary: dict[str, Any] = field(factory=dict)
+
+    @property
+    def completed(self) -> int:
+        """Steps that were taken: iterates measured, less one."""
+        return max((len(s) for s in self.series.values()), default=1) - 1
+
+
+@frozen
+class Certificate:
+    """The result of `blockframe.certify`."""
+
+    subject: Subject
+    environment: dict[str, str]
+    claims: tuple[Claim, ...]
+    trajectory: Trajectory | None = None
+    trust: tuple[str, ...] = ()
+    schema: str = SCHEMA
+
+    @property
+    def verdict(self) -> Outcome:
+        """Of the whole (docs/certificate): derived from the claims, never stored apart from them."""
+        return overall(self.claims)
+
+    def claim(self, clause: str, block: str | None = None) -> Claim:
+        """The chain-level claim on ``clause``, or the one about ``block``.
+
+        ``block`` is a block's name or the module path of a group of blocks (``layers.0`` where
+        its attention and MLP are blocks of their own: the weakest of their claims).
+
+        Raises:
+            KeyError: there is no such claim; the message names those that exist.
+        """
+        about = [c for c in self.claims if c.clause == clause]
+        if block is None:
+            found = [c for c in about if c.block is None]
+        else:
+            found = [c for c in about if c.block == block] or [
+                c for c in about if c.block and f".{block}." in f".{c.block}."
+            ]
+        if not found:
+            known = sorted({c.clause for c in self.claims} if not about else {str(c.block) for c in about})
+            raise KeyError(f"no claim {clause!r} about {block or 'the chain'}; there are: {', '.join(known)}")
+        badness = [Verdict.HOLDS, Verdict.UNKNOWN, Verdict.FAILS]
+        return max(found, key=lambda c: badness.index(c.verdict))
+
+    def to_json(self) -> str:
+        """The certificate as a JSON document (schema.json beside this file)."""
+        from blockframe.certificate.codec import dumps
+
+        return dumps(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """The certificate that ``text`` spells.
+
+        Raises:
+            CertificateError: ``text`` is not a certificate of a schema this version knows.
+        """
+        from blockframe.certificate.codec import loads
+
+        return loads(text)
+
+
+__all__ = [
+    "SCHEMA", "BlockSummary", "Certificate", "Claim", "Evidence", "Finding", "Inequality",
+    "Outcome", "Subject", "Trajectory", "Verdict",
+]  # fmt: skip
