@@ -12,6 +12,8 @@ from blockframe.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from blockframe.data import Dataset
+
 
 @frozen(eq=False)
 class Request:
@@ -21,6 +23,7 @@ class Request:
         settings: ``--set key=value`` pairs, values parsed as JSON where they can be, else strings.
             A resolver refuses a key it does not know (`SpecError`).
         data: ``--data``: a dataset name, a file, ``random``, or None for the resolver's default.
+        datasets: what plugins contribute for ``data`` to name (`blockframe.data.find`).
         loss: ``--loss``: a loss name, or None for the resolver's default.
         init: ``default``, ``xavier``, ``he`` or ``lecun``.
         samples: how many samples (sequences, images, rows) to use, or None for the default.
@@ -31,6 +34,7 @@ class Request:
 
     settings: Mapping[str, Any] = field(factory=dict)
     data: str | None = None
+    datasets: Mapping[str, Dataset] = field(factory=dict)
     loss: str | None = None
     init: str = "default"
     samples: int | None = None

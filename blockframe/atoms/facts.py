@@ -1,46 +1,24 @@
 """The record types: one kind per op, one record of facts, from which every domain derives its rule.
 
-An op is named as in PyTorch, ``aten::gelu`` for all its overloads or ``aten::max.dim`` for one.
-A record states facts about the *mathematical* function (real arithmetic, evaluation mode).
+An op is named as PyTorch's schema names it: ``aten::gelu`` is the default overload and no other,
+``aten::max.dim`` the overload ``dim``. (Overloads of one name can be different functions:
+``view.dtype`` reinterprets bits, ``div.Tensor_mode`` rounds.) A record states facts about the
+*mathematical* function: real arithmetic, evaluation mode.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from blockframe.atoms.interval import REALS, Interval
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from blockframe.graph.graph import Node
-
-INF = math.inf
-
-
-@frozen
-class Interval:
-    """A set of reals (or extended reals) between two ends; an open end is not attained.
-
-    ``Interval(-INF, INF)`` with both ends open is the real line. A closed infinite end says that
-    the value infinity itself occurs (attention masks do that).
-    """
-
-    lo: float = -INF
-    hi: float = INF
-    lo_open: bool = True
-    hi_open: bool = True
-
-    def __contains__(self, x: float) -> bool:
-        above = self.lo < x or (self.lo == x and not self.lo_open)
-        below = x < self.hi or (self.hi == x and not self.hi_open)
-        return above and below
-
-
-REALS = Interval()
-POSITIVE = Interval(0.0, INF)
-NON_NEGATIVE = Interval(0.0, INF, lo_open=False)
-
 
 @frozen
 class Atom:
@@ -50,37 +28,56 @@ class Atom:
     source: str = field(default="", kw_only=True)
 
 
+Ranges = Callable[[Any], Interval]
+"""The range of an argument of a node, be it another node's value or a number."""
+RangeRule = Callable[["Node", Ranges], Interval]
+
+
 @frozen
 class Source(Atom):
-    """Makes a tensor from constants: arange, full, zeros_like."""
+    """Makes a tensor from constants, or from the shape of another: arange, full, zeros_like.
+
+    ``value``: given the node, the one number that all entries are, or None.
+    """
+
+    value: Callable[[Node], float | None] = lambda node: None
 
 
 @frozen
 class Layout(Atom):
     """Moves, repeats, drops or casts entries: view, slice, cat, expand, gather by constant index.
 
-    ``index`` names the argument positions (or keywords) that hold index tensors: where one of
-    them depends on parameters, the op jumps. ``multiplicity``: how often one entry can occur in
-    the value, given the node; None if unbounded by the record.
+    Attributes:
+        index: positions of the operands that say where entries go; they hold no entries of the
+            value themselves. Where one of them depends on parameters, the op jumps.
+        fill: given the node, a number that stands where no entry does (padding), or None.
     """
 
-    index: tuple[int | str, ...] = ()
-    multiplicity: Callable[[Node], int] | None = None
+    index: tuple[int, ...] = ()
+    fill: Callable[[Node], float | None] = lambda node: None
 
 
 @frozen
 class Linear(Atom):
-    """Linear in all tensor operands jointly: add, sum, mean, cumsum, negation."""
+    """Linear (affine) in all tensor operands jointly: add, sum, mean, cumsum, negation.
+
+    ``range``: where the values lie, given the node and the ranges of its arguments.
+    """
+
+    range: RangeRule = lambda node, of: REALS
 
 
 @frozen
 class Bilinear(Atom):
     """Linear in each operand for itself: mul, matmul, conv, einsum.
 
-    ``divides``: position of an operand that enters as its reciprocal (division).
+    Attributes:
+        divides: position of an operand that enters as its reciprocal (division).
+        range: where the values lie, given the node and the ranges of its arguments.
     """
 
     divides: int | None = None
+    range: RangeRule = lambda node, of: REALS
 
 
 @frozen
@@ -99,29 +96,40 @@ class Pointwise(Atom):
     """One scalar function applied to every entry of its first operand.
 
     Attributes:
-        analytic_on: where it is real-analytic, up to the ``kinks`` inside; outside of it the
-            function is singular or undefined (sqrt at and below 0).
-        kinks: points inside ``analytic_on`` where analyticity fails.
+        analytic_on: where it is real-analytic, up to the ``kinks`` inside: one open interval or
+            several; outside of them the function is singular or undefined (sqrt at and below 0).
+        kinks: points inside ``analytic_on`` where analyticity fails, in increasing order.
+        pieces: the analytic functions between the kinks, from left to right, each taking the
+            op's own arguments; ``len(kinks) + 1`` of them, or none (then no witness is sought).
         value: the scalar function on floats, for ranges and tests.
         monotone: +1, -1 or 0 (unknown, or neither); with ``value`` it gives the range.
+        even: n where the function is t**n with n even and positive, else 0.
         range: bound of all values whatever the argument.
         growth: (c0, c1) with |f(t)| <= c0 + c1 |t|, or None.
         lipschitz, curvature: suprema of |f'|, |f''| over ``analytic_on``, rounded up, or None.
         at: for functions with arguments beyond the operand (clamp, pow, leaky_relu): the record
-            for one node.
+            for one node; None from it: not one this record can speak for.
         note: said in every report that contains the op (implementation caveats).
     """
 
-    analytic_on: Interval = REALS
+    analytic_on: tuple[Interval, ...] = field(
+        default=(REALS,), converter=lambda v: (v,) if isinstance(v, Interval) else tuple(v)
+    )
     kinks: tuple[Kink, ...] = ()
+    pieces: tuple[Callable[..., Tensor], ...] = ()
     value: Callable[[float], float] | None = None
     monotone: int = 0
+    even: int = 0
     range: Interval = REALS
     growth: tuple[float, float] | None = None
     lipschitz: float | None = None
     curvature: float | None = None
-    at: Callable[[Node], Pointwise] | None = None
+    at: Callable[[Node], Pointwise | None] | None = None
     note: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.pieces and len(self.pieces) != len(self.kinks) + 1:
+            raise ValueError(f"{self.ops}: {len(self.kinks)} kinks need one piece more than that")
 
 
 @frozen
@@ -129,39 +137,55 @@ class Rowwise(Atom):
     """A function of whole rows: softmax, log_softmax, layer_norm, logsumexp, vector norms.
 
     Attributes:
-        analytic: given the node, None if the op is analytic for all real rows, else in words
-            where it is not (``"eps = 0: rows of zero variance"``).
+        singular: given the node, where the op is not analytic, in words (``"eps = 0: rows of zero
+            variance"``), or None if it is analytic for all real rows.
         range: bound of all values, given the node.
+        dim: given the node, the dimensions of a row if entries of a row may be minus infinity as
+            long as one is not (softmax under a mask); None: entries must be finite.
         growth, lipschitz, curvature: as for `Pointwise`, for one row, or None.
     """
 
-    analytic: Callable[[Node], str | None] = lambda node: None
+    singular: Callable[[Node], str | None] = lambda node: None
     range: Callable[[Node], Interval] = lambda node: REALS
+    dim: Callable[[Node], tuple[int, ...] | None] = lambda node: None
     growth: tuple[float, float] | None = None
     lipschitz: float | None = None
     curvature: float | None = None
 
 
+Arguments = tuple[Any, ...]
+Keywords = Mapping[str, Any]
+
+
 @frozen
 class Selection(Atom):
-    """Chooses among operands or entries: where, masked_fill, max, topk, sort, index_put.
+    """Chooses among operands or entries: where, masked_fill, max, topk, sort.
 
     Attributes:
-        chooser: positions (or keywords) of the operands that decide (``where``: 0). Empty: the
-            entries themselves decide (max, sort, topk).
-        order: lowest derivative that jumps when the choice changes (1 for max, 0 for sort's
-            indices and for ``where`` on a parameter-dependent condition).
-        indices: which outputs of a tuple are positions, not values (``max.dim``: 1).
+        chooser: position of the operand that decides (``where``: 0); None: the entries
+            themselves decide (max, sort, topk).
+        order: lowest derivative that jumps when the choice changes.
+        choice: of an op whose entries decide: the arguments and the value -> an integer tensor
+            that says what was chosen.
+        chosen: the arguments with that tensor in front -> the value for a given choice, whatever
+            the entries are. Both None: no witness is sought.
     """
 
-    chooser: tuple[int | str, ...] = ()
+    chooser: int | None = None
     order: int = 1
-    indices: tuple[int, ...] = ()
+    choice: Callable[[Arguments, Keywords, Any], Tensor] | None = None
+    chosen: Callable[..., Any] | None = None
 
 
 @frozen
 class Discrete(Atom):
-    """Piecewise constant: comparisons, round, sign, argmax, casts to integers."""
+    """Piecewise constant: comparisons, round, sign, argmax, casts to integers.
+
+    ``constant``: given the node and the ranges of its arguments, whether the value cannot change
+    (``x*x + 1 > 0``).
+    """
+
+    constant: Callable[[Node, Ranges], bool] = lambda node, of: False
 
 
 @frozen
@@ -173,12 +197,18 @@ class Random(Atom):
 
 @frozen
 class Detached(Atom):
-    """Passes the value and stops the gradient: detach, what leaves a no_grad region."""
+    """Passes the value and stops the gradient: detach, item, what leaves a no_grad region."""
 
 
 @frozen
 class Composite(Atom):
-    """Defined by PyTorch's own decomposition into other ops (lstm, gru); analysed through it."""
+    """Defined by other ops (lstm, batch_norm), and analysed through them.
+
+    ``definition``: a function of the op's own arguments, written in known ops, that computes the
+    same value. (The replay of a chain runs the op itself.)
+    """
+
+    definition: Callable[..., Any] = field(kw_only=True)
 
 
 KINDS: tuple[type[Atom], ...] = (

@@ -117,8 +117,12 @@ class Certificate:
                 c for c in about if c.block and f".{block}." in f".{c.block}."
             ]
         if not found:
-            known = sorted({c.clause for c in self.claims} if not about else {str(c.block) for c in about})
-            raise KeyError(f"no claim {clause!r} about {block or 'the chain'}; there are: {', '.join(known)}")
+            known = sorted(
+                {c.clause for c in self.claims} if not about else {str(c.block) for c in about}
+            )
+            raise KeyError(
+                f"no claim {clause!r} about {block or 'the chain'}; there are: {', '.join(known)}"
+            )
         badness = [Verdict.HOLDS, Verdict.UNKNOWN, Verdict.FAILS]
         return max(found, key=lambda c: badness.index(c.verdict))
 

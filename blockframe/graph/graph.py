@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import field, frozen
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Node:
             again gets a new key (``layers.0@1``).
         classes: class names of those modules.
         location: the model's line that made the call.
+        origin: index of the node of the captured graph that this one was expanded from; its own
+            index where nothing was expanded.
     """
 
     index: int
@@ -74,6 +77,7 @@ class Node:
     calls: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     location: Location | None = None
+    origin: int = field(default=attrs.Factory(lambda self: self.index, takes_self=True))
 
     @cached_property
     def operands(self) -> tuple[int, ...]:

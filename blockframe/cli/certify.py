@@ -1,0 +1,126 @@
+"""``blockframe certify``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockframe.cli.options import learning_rate, output_format, registry, settings
+from blockframe.cli.output import complain, emit, page
+from blockframe.cli.progress import progress
+from blockframe.errors import CertificateError, Exit
+
+if TYPE_CHECKING:
+    from blockframe.certificate.model import Certificate
+
+
+@click.command()
+@click.argument("spec")
+@settings
+@click.option("--data", metavar="NAME|FILE", help="A data set, a file (.npz, text), or random.")
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="How many samples to use.")
+@click.option("--loss", metavar="NAME", help="mse, ce, or what a plugin adds.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=0),
+    metavar="K",
+    default=20,
+    show_default=True,
+    help="Steps of gradient descent.",
+)
+@click.option(
+    "--lr",
+    metavar="auto|X",
+    callback=learning_rate,
+    default="auto",
+    show_default=True,
+    help="Learning rate; auto is a fraction of 2/lambda_max of the Hessian at the start.",
+)
+@click.option(
+    "--init",
+    type=click.Choice(["default", "xavier", "he", "lecun"]),
+    default="default",
+    show_default=True,
+    help="How weights are drawn.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float64", "float32"]),
+    help="Precision of the run; float64 on the CPU unless told.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of everything drawn at random.",
+)
+@click.option("--static-only", is_flag=True, help="Decide the clauses, run no gradient descent.")
+@click.option("--full", is_flag=True, help="Build the weights at full size; use no proxy.")
+@click.option(
+    "--probe", "probes", multiple=True, metavar="NAME", help="Measure this too. Repeatable."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the certificate there, as SPEC.cert.json.",
+)
+@output_format
+def certify(spec: str, out: Path | None, format_: str, **options: Any) -> int:
+    """Decide the clauses of the contract for SPEC and run gradient descent on it.
+
+    SPEC is a name that a plugin resolves (see `blockframe plugins list`), path/file.py:attr or
+    package.module:attr, where attr is (module, inputs), (module, inputs, targets), a
+    blockframe.Problem, or a function that returns one.
+    """  # fmt: skip
+    import blockframe
+    from blockframe.certificate.store import file_name, prepare
+    from blockframe.naming import lookup
+
+    path = prepare(out) / file_name(spec) if out else None
+    plugins = registry()
+    renderer = plugins.renderer(format_)
+    for name in options["probes"]:
+        lookup("probe", name, plugins.probes())
+    # What a user's model prints must not end up in the document on stdout.
+    with progress() as working, redirect_stdout(sys.stderr):
+        certificate = blockframe.certify(spec, registry=plugins, progress=working, **options)
+    saved, failure = _save(certificate, path)
+    emit(renderer.render(certificate, page(saved)))
+    if failure is not None:
+        raise failure
+    trajectory = certificate.trajectory
+    if trajectory is not None and trajectory.ended.startswith("interrupted"):
+        return Exit.INTERRUPTED
+    return Exit[certificate.verdict.value]
+
+
+def _save(certificate: Certificate, path: Path | None) -> tuple[str, CertificateError | None]:
+    """Where the certificate was written, and why not where it should be.
+
+    What took long to compute is not given up because a disk has filled up meanwhile: the
+    directory for temporary files is tried next.
+    """
+    from blockframe.certificate.store import write
+
+    if path is None:
+        return "", None
+    try:
+        write(certificate, path)
+    except CertificateError as failure:
+        elsewhere = Path(tempfile.mkdtemp(prefix="blockframe-")) / path.name
+        complain(f"{failure} Trying {elsewhere}.")
+        try:
+            write(certificate, elsewhere)
+        except CertificateError:
+            return "", failure
+        return str(elsewhere), failure
+    return str(path), None

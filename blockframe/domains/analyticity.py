@@ -1,0 +1,238 @@
+"""What keeps a value from being an analytic function of parameters and state.
+
+The value of a tensor is the set of `Issue` that reach it, as a bit mask; 0: analytic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from blockframe.atoms.catalogue import Catalogue
+from blockframe.atoms.facts import (
+    Bilinear, Detached, Discrete, Kink, Layout, Linear, Pointwise, Random, Rowwise, Selection, Source,
+)  # fmt: skip
+from blockframe.atoms.interval import Interval
+from blockframe.domains.interpreter import Domain, interpret
+from blockframe.domains.range import Range
+from blockframe.graph.graph import Graph, Node, NodeKind, Ref
+
+
+@frozen
+class Issue:
+    """One node at which analyticity cannot be concluded. ``order``: the lowest derivative that
+    may jump, None where nothing jumps in the forward map."""
+
+    node: int
+    code: str
+    message: str
+    order: int | None = None
+
+    @property
+    def branches(self) -> bool:
+        """Whether the op has several analytic branches, so that a witness can be sought."""
+        return self.order is not None
+
+
+@frozen
+class Analyticity:
+    """The result: ``reach[i]`` is the set of issues that reach node i, a bit mask over ``issues``;
+    ``notes``: (node, text) said beside the verdict; ``unreachable``: kinks the range excludes."""
+
+    issues: tuple[Issue, ...]
+    reach: Sequence[int]
+    notes: tuple[tuple[int, str], ...]
+    unreachable: tuple[tuple[int, Kink], ...]
+
+    def reaching(self, *nodes: int) -> Iterator[Issue]:
+        """The issues that reach any of ``nodes``."""
+        mask = 0
+        for i in nodes:
+            mask |= self.reach[i]
+        return (issue for bit, issue in enumerate(self.issues) if mask >> bit & 1)
+
+
+class AnalyticityDomain(Domain[int]):
+    """See the module. Constants have no issues, whatever op made them."""
+
+    def __init__(self, graph: Graph, varies: Sequence[bool], ranges: Sequence[Range]) -> None:
+        self.graph = graph
+        self.varies = varies
+        self.ranges = ranges
+        self.issues: list[Issue] = []
+        self.notes: list[tuple[int, str]] = []
+        self.unreachable: list[tuple[int, Kink]] = []
+
+    def leaf(self, node: Node) -> int:
+        return 0
+
+    def settle(self, node: Node, value: int) -> int:
+        if not self.varies[node.index]:
+            return 0
+        if value == 0 and node.kind is NodeKind.CALL and node.dtype is not None and _whole(node):
+            # Integers and truth values cannot vary without a jump, whatever op made them.
+            value |= self._issue(node, "A102", f"{node.op} turns a varying value into integers", 0)
+        return value
+
+    def source(self, node: Node, atom: Source, operands: list[int]) -> int:
+        return _union(operands)
+
+    def layout(self, node: Node, atom: Layout, operands: list[int]) -> int:
+        if _whole(node) and any(self._floats(i) for i in node.operands):
+            cast = self._issue(node, "A102", f"{node.op} casts a varying value to integers", 0)
+            return cast | _union(operands)
+        return _union(operands)
+
+    def linear(self, node: Node, atom: Linear, operands: list[int]) -> int:
+        return _union(operands)
+
+    def bilinear(self, node: Node, atom: Bilinear, operands: list[int]) -> int:
+        found = _union(operands)
+        if atom.divides is None:
+            return found
+        divisor = node.args[atom.divides]
+        if not isinstance(divisor, Ref):
+            return found
+        where = self.ranges[divisor.index].whole
+        if where.finite and 0.0 not in where:
+            return found
+        return found | self._issue(
+            node, "A103", f"{node.op} divides by a value in {where}, not bounded away from 0"
+        )
+
+    def pointwise(self, node: Node, atom: Pointwise, operands: list[int]) -> int:
+        found = _union(operands)
+        if not node.operands:
+            return found
+        where = self.ranges[node.operands[0]].whole
+        if any(_complex(self.graph[i]) for i in node.operands):
+            return found | self._issue(node, "A900", f"{node.op} of complex values is not in the catalogue")
+        if atom.note:
+            self.notes.append((node.index, atom.note))
+        if not all(self.ranges[i].whole.finite for i in node.operands):
+            return found | self._issue(node, "A104", f"{node.op} of a value that may be infinite")
+        if not any(where.within(part) for part in atom.analytic_on):
+            domain = " or ".join(str(part) for part in atom.analytic_on)
+            found |= self._issue(
+                node, "A103", f"{node.op} is analytic on {domain}; its argument is known to be in {where}"
+            )
+        if self.varies[node.operands[0]]:
+            found |= self._kinks(node, atom, where)
+        return found
+
+    def _kinks(self, node: Node, atom: Pointwise, where: Interval) -> int:
+        reached = []
+        for kink in atom.kinks:
+            # At an end of the range a continuous function stays on one side: one analytic piece.
+            if where.lo < kink.at < where.hi or (kink.order == 0 and kink.at in where):
+                reached.append(kink)
+            else:
+                self.unreachable.append((node.index, kink))
+        if not reached:
+            return 0
+        order = min(k.order for k in reached)
+        points = " and ".join(f"{k.at:g}" for k in reached)
+        what = "jumps" if order == 0 else "has a kink"
+        code = "A102" if order == 0 else "A101"
+        return self._issue(node, code, f"{_short(node)} {what} where its input crosses {points}", order)
+
+    def rowwise(self, node: Node, atom: Rowwise, operands: list[int]) -> int:
+        found = _union(operands)
+        singular = atom.singular(node)
+        if singular is not None:
+            found |= self._issue(node, "A103", f"{_short(node)}: {singular}")
+        if any(_complex(self.graph[i]) for i in node.operands):
+            found |= self._issue(node, "A900", f"{node.op} of complex values is not in the catalogue")
+        if not self.ranges[node.index].whole.finite:
+            found |= self._issue(
+                node, "A104",
+                f"{_short(node)}: not shown that every row has an entry that is not minus infinity",
+            )  # fmt: skip
+        return found
+
+    def selection(self, node: Node, atom: Selection, operands: list[int]) -> int:
+        found = _union(operands)
+        if atom.chooser is not None or self._decided(node):
+            return found  # a condition that varies brings its own issue
+        what = "chooses by value: a kink where the choice changes"
+        return found | self._issue(node, "A101", f"{_short(node)} {what}", atom.order)
+
+    def _decided(self, node: Node) -> bool:
+        """Whether one of two operands is the larger whatever their values."""
+        if len(node.operands) != 2 or len(node.args) != 2:
+            return False
+        a, b = (self.ranges[i].whole for i in node.operands)
+        return a.finite and b.finite and (a.hi <= b.lo or b.hi <= a.lo)
+
+    def discrete(self, node: Node, atom: Discrete, operands: list[int]) -> int:
+        if atom.constant(node, self._of):
+            return 0
+        found = _union(operands)
+        if not any(self._floats(i) for i in node.operands):
+            return found  # of integers and truth values: what made them vary has its issue
+        return found | self._issue(node, "A102", f"{_short(node)} jumps as its argument varies", 0)
+
+    def random(self, node: Node, atom: Random, operands: list[int]) -> int:
+        found = _union(operands)
+        if not atom.active(node):
+            return found
+        return found | self._issue(node, "A201", f"{_short(node)} draws random numbers")
+
+    def detached(self, node: Node, atom: Detached, operands: list[int]) -> int:
+        return _union(operands) | self._issue(
+            node, "A301",
+            "the gradient is stopped here, so what descent follows is not the derivative of the function",
+        )  # fmt: skip
+
+    def unknown(self, node: Node, operands: list[int]) -> int:
+        return _union(operands) | self._issue(node, "A900", f"{node.op} is not in the catalogue")
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _issue(self, node: Node, code: str, message: str, order: int | None = None) -> int:
+        """A bit for a new issue at ``node``; none where the node does not vary."""
+        if not self.varies[node.index]:
+            return 0
+        self.issues.append(Issue(node.index, code, message, order))
+        return 1 << (len(self.issues) - 1)
+
+    def _floats(self, index: int) -> bool:
+        return self.varies[index] and not _whole(self.graph[index])
+
+    def _of(self, argument: Any) -> Interval:
+        if isinstance(argument, Ref):
+            return self.ranges[argument.index].whole
+        return Interval.point(float(argument))
+
+
+def analyticity(
+    graph: Graph, varies: Sequence[bool], ranges: Sequence[Range], catalogue: Catalogue
+) -> Analyticity:
+    """Which issues there are in ``graph`` and what they reach."""
+    domain = AnalyticityDomain(graph, varies, ranges)
+    reach = interpret(graph, domain, catalogue)
+    return Analyticity(
+        tuple(domain.issues), reach, tuple(domain.notes), tuple(domain.unreachable)
+    )
+
+
+def _union(values: list[int]) -> int:
+    mask = 0
+    for v in values:
+        mask |= v
+    return mask
+
+
+def _whole(node: Node) -> bool:
+    """Whether the value is of integers or truth values (None: a number that the code extracted)."""
+    return node.dtype is not None and not (node.dtype.is_floating_point or node.dtype.is_complex)
+
+
+def _complex(node: Node) -> bool:
+    return node.dtype is not None and node.dtype.is_complex
+
+
+def _short(node: Node) -> str:
+    return node.op.removeprefix("aten::").partition(".")[0]

@@ -1,0 +1,121 @@
+"""Where a trajectory runs and in which floating point numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from blockframe.errors import InputError
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@frozen
+class Arithmetic:
+    """A device, and the dtype that the network is evaluated in."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def named(cls, device: str = "auto", dtype: str | None = None) -> Arithmetic:
+        """``auto`` is CUDA where there is one; dtype None is float64 on CPU, float32 on CUDA.
+
+        Raises:
+            InputError: a name that does not exist here.
+        """
+        place = _device(device)
+        name = dtype or ("float64" if place.type == "cpu" else "float32")
+        name = str(name).removeprefix("torch.")
+        if name not in _DTYPES:
+            raise InputError(f"no trajectory runs in dtype {name!r}", "Take float64 or float32.")
+        return cls(place, _DTYPES[name])
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def device_name(self) -> str:
+        if self.device.type == "cuda":
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+        return str(self.device)
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Half the distance from 1 to the next number."""
+        return torch.finfo(self.dtype).eps / 2
+
+    @contextmanager
+    def kernels(self) -> Iterator[None]:
+        """Full-precision, twice differentiable kernels; the process's own settings come back.
+
+        No TF32 or bfloat16 inside float32 products; attention in plain operations and no cuDNN,
+        because their fused kernels have no second derivative.
+        """
+        backends: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
+        matmuls = [b.matmul for b in backends]
+        before = [m.fp32_precision for m in matmuls]
+        with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+            for m in matmuls:
+                m.fp32_precision = "ieee"
+            try:
+                yield
+            finally:
+                for m, precision in zip(matmuls, before, strict=True):
+                    m.fp32_precision = precision
+
+    @contextmanager
+    def randomness(self, seed: int) -> Iterator[None]:
+        """A network that draws random numbers in evaluation mode draws the same ones each time."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+
+
+class IdentityCasts(TorchDispatchMode):
+    """Casts between floating types are the identity (docs/theory, notation).
+
+    Many networks cast to float32 inside, for a norm or a softmax. A run in float64 would lose half
+    its digits there, and the inequalities would be decided by that noise. Under this mode a request
+    for a narrower floating type gives the working type.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dtype = dtype
+        eps = torch.finfo(dtype).eps
+        floating = (torch.float32, torch.bfloat16, torch.float16)
+        self._narrower = frozenset(t for t in floating if torch.finfo(t).eps > eps)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("dtype") in self._narrower:
+            kwargs = {**kwargs, "dtype": self._dtype}
+        return func(*args, **kwargs)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"no trajectory runs on device {name!r}", "Take auto, cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices are visible",
+            "Take auto or cpu.",
+        )
+    return device

@@ -1,0 +1,299 @@
+"""One point of a run of gradient descent, and what can be asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from blockframe.dynamics.curvature import Eigenpair, mixed_start, top_eigenpair
+from blockframe.dynamics.inequalities import Point
+from blockframe.errors import InputError, PluginError
+from blockframe.foreign import foreign
+from blockframe.naming import suggestion
+
+if TYPE_CHECKING:
+    from blockframe.dynamics.objective import Objective
+    from blockframe.dynamics.probes import Observation, Probe
+
+
+class NoSecondDerivative(InputError):
+    """An operation of the network has no derivative of its derivative in PyTorch."""
+
+
+class Iterate:
+    """θ_k and the quantities at it. Each is computed when first asked for, and once.
+
+    Loss, gradient and Hessian products share one graph; `release` frees it, and a quantity that
+    is asked for later builds it again. Vectors are flat, (P,), float64, in the order of
+    ``objective.names``.
+
+    Attributes:
+        step: k.
+        lr: η, of the step that led here and of the next; NaN where none has been chosen.
+        theta: θ_k, (P,).
+        previous: the iterate before, or None: at k = 0, and after the run has moved on.
+        probes: the probes that may be asked for by name.
+        curvature_expected: keep the gradient's graph at once, because Hessian products will follow.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Tensor,
+        *,
+        step: int = 0,
+        lr: float = math.nan,
+        previous: Iterate | None = None,
+        probes: Mapping[str, Probe] | None = None,
+        curvature_expected: bool = False,
+    ) -> None:
+        self.objective = objective
+        self.theta = theta
+        self.step = step
+        self.lr = lr
+        self.previous = previous
+        self.probes = probes or {}
+        self.curvature_expected = curvature_expected
+        self._outputs: Tensor | None = None
+        self._value: float | None = None
+        self._leaf: Tensor | None = None  # θ_k, at the root of the graph
+        self._loss: Tensor | None = None  # with its graph
+        self._gradient: Tensor | None = None  # with its graph
+        self._observed: dict[str, dict[str, float | None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Iterate {self.step}: loss {self.loss:.6g}>"
+
+    # --- the function and its derivatives -----------------------------------------------------
+
+    @property
+    def outputs(self) -> Tensor:
+        """f(θ_k; x) for all samples, in the shape and dtype that the network gives."""
+        if self._outputs is None:
+            self._trace()
+        assert self._outputs is not None
+        return self._outputs
+
+    @property
+    def loss(self) -> float:
+        """L(θ_k)."""
+        if self._value is None:
+            self._trace()
+        assert self._value is not None
+        return self._value
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∇L(θ_k), (P,); 0 in the entries that the loss does not depend on."""
+        if self.curvature_expected:
+            return self._gradient_with_graph().detach()
+        gradient = self._differentiate(self._trace(), keep=False)
+        self.release()  # the graph is spent
+        return gradient
+
+    @cached_property
+    def gradient_norm(self) -> float:
+        """‖∇L(θ_k)‖."""
+        return _norm(self.gradient)
+
+    @cached_property
+    def block_gradients(self) -> dict[str, Tensor]:
+        """∇_{θ_l} L(θ_k), flat, for each block l."""
+        return self.objective.by_block(self.gradient)
+
+    def hvp(self, vector: Tensor) -> Tensor:
+        """∇²L(θ_k) v, (P,), for v (P,).
+
+        Raises:
+            NoSecondDerivative: an operation of the network is differentiable once only.
+        """
+        gradient = self._gradient_with_graph()
+        if not gradient.requires_grad or self._leaf is None:
+            return torch.zeros_like(self.theta)  # L is affine in θ
+        with self.objective.arithmetic.kernels():
+            try:
+                (product,) = torch.autograd.grad(
+                    gradient,
+                    self._leaf,
+                    vector.to(self.theta),
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise _no_second_derivative(error) from error
+        return product.detach()
+
+    @cached_property
+    def curvature(self) -> Eigenpair:
+        """λ_max(∇²L(θ_k)) with its residual bound; started from the previous iterate's vector."""
+        warm = self.previous.__dict__.get("curvature") if self.previous is not None else None
+        usable = isinstance(warm, Eigenpair) and math.isfinite(warm.value)
+        seed = self.objective.seed + self.step
+        start = mixed_start(
+            self.theta.numel(), seed=seed, warm=warm.vector if warm and usable else None
+        )
+        # Products in float32 have an error of some units of roundoff: no residual gets below it.
+        tolerance = max(1e-6, 100 * self.objective.arithmetic.unit_roundoff)
+        return top_eigenpair(self.hvp, start.to(self.theta), tolerance=tolerance)
+
+    @property
+    def top_hessian_eigenvalue(self) -> float:
+        """λ_max(∇²L(θ_k)), the largest algebraic eigenvalue: the sharpness."""
+        return self.curvature.value
+
+    # --- norms and pairings, by block -----------------------------------------------------------
+
+    @cached_property
+    def theta_norm(self) -> float:
+        """‖θ_k‖."""
+        return _norm(self.theta)
+
+    @cached_property
+    def block_norms(self) -> dict[str, float]:
+        """‖θ_l‖ for each block l."""
+        return {b: _norm(part) for b, part in self.objective.by_block(self.theta).items()}
+
+    @cached_property
+    def pairing(self) -> float:
+        """⟨θ_k, ∇L(θ_k)⟩ (docs/theory section 1, clause D)."""
+        return float(self.theta @ self.gradient)
+
+    @cached_property
+    def block_pairings(self) -> dict[str, float]:
+        """⟨θ_l, ∇_{θ_l} L⟩ for each block l."""
+        theta = self.objective.by_block(self.theta)
+        return {b: float(part @ self.block_gradients[b]) for b, part in theta.items()}
+
+    @cached_property
+    def point(self) -> Point:
+        """The numbers that the inequalities of docs/theory section 6 speak of.
+
+        Without a sharpness where there is none (`NoSecondDerivative`, or not finite).
+        """
+        try:
+            pair: Eigenpair | None = self.curvature
+        except NoSecondDerivative:
+            pair = None
+        return Point.of(
+            self.step,
+            loss=self.loss,
+            gradient_norm=self.gradient_norm,
+            norm=self.theta_norm,
+            pairing=self.pairing,
+            roundoff=self.objective.arithmetic.unit_roundoff,
+            sharpness=(pair.value, pair.residual) if pair and math.isfinite(pair.value) else None,
+        )
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are: gradient descent can go on from here."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+    # --- probes ---------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> float | dict[str, float | None] | None:
+        """What a probe observed: its number, or its mapping where it has no number of its own.
+
+        ``it["sharpness"]`` is a number, ``it["sharpness.residual"]`` one entry of the same probe.
+
+        Raises:
+            InputError: no such probe was asked for.
+        """
+        probe, _, key = name.partition(".")
+        if probe not in self.probes:
+            raise InputError(
+                f"no probe {probe!r} observes this run", suggestion(probe, self.probes)
+            )
+        seen = self.observe(probe)
+        if not key and "" not in seen:
+            return dict(seen)
+        if key not in seen:
+            raise InputError(
+                f"probe {probe!r} has no entry {key!r}", suggestion(key, filter(None, seen))
+            )
+        return seen[key]
+
+    def observe(self, probe: str) -> dict[str, float | None]:
+        """The entries of one probe; ``""`` is the entry that bears the probe's own name."""
+        if probe not in self._observed:
+            failed = f"probe {probe!r} failed at step {self.step}"
+            with foreign(lambda what: PluginError(f"{failed}: {what}")):
+                value = self.probes[probe].observe(self)
+            self._observed[probe] = _entries(probe, value)
+        return self._observed[probe]
+
+    def observe_all(self) -> dict[str, float | None]:
+        """Series name → number, for all probes: ``name`` and ``name.key``."""
+        return {
+            f"{name}.{key}" if key else name: value
+            for name in self.probes
+            for key, value in self.observe(name).items()
+        }
+
+    # --- the graph ------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Frees the graph; numbers that were computed stay."""
+        self._leaf = self._loss = self._gradient = None
+
+    def _trace(self) -> Tensor:
+        """The loss with its graph."""
+        if self._loss is None:
+            self._leaf = self.theta.detach().clone().requires_grad_()
+            with self.objective.arithmetic.kernels():
+                outputs, self._loss = self.objective(self._leaf)
+            self._outputs, self._value = outputs.detach(), float(self._loss.detach())
+        return self._loss
+
+    def _gradient_with_graph(self) -> Tensor:
+        if self._gradient is None:
+            self.curvature_expected = True
+            self._gradient = self._differentiate(self._trace(), keep=True)
+        return self._gradient
+
+    def _differentiate(self, loss: Tensor, *, keep: bool) -> Tensor:
+        if not loss.requires_grad or self._leaf is None:
+            return torch.zeros_like(self.theta)  # nothing that requires a gradient is used
+        with self.objective.arithmetic.kernels():
+            (gradient,) = torch.autograd.grad(
+                loss, self._leaf, create_graph=keep, allow_unused=True, materialize_grads=True
+            )
+        return gradient
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
+
+
+def _entries(probe: str, value: Observation) -> dict[str, float | None]:
+    """A probe's answer as numbers; None for what does not exist or is not finite."""
+    entries = value if isinstance(value, Mapping) else {"": value}
+    plain: dict[str, float | None] = {}
+    for key, number in entries.items():
+        if isinstance(number, Tensor) and number.numel() == 1:
+            number = float(number.detach())
+        if number is not None and not isinstance(number, Real):
+            raise PluginError(
+                f"probe {probe!r} observed a {type(number).__name__}",
+                "A probe returns a number, None, or a mapping of names to numbers.",
+            )
+        exists = number is not None and math.isfinite(number)
+        plain[str(key)] = float(number) if exists and number is not None else None
+    return plain
+
+
+def _no_second_derivative(error: RuntimeError) -> NoSecondDerivative:
+    reason = str(error).splitlines()[0].rstrip(".")
+    return NoSecondDerivative(
+        f"the Hessian of this network cannot be multiplied with a vector: {reason}",
+        "Give a learning rate (--lr), and write the operation in differentiable ones.",
+    )

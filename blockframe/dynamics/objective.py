@@ -1,0 +1,221 @@
+"""The loss as a function of one flat vector θ."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from blockframe.dynamics.arithmetic import Arithmetic, IdentityCasts
+from blockframe.dynamics.losses import Loss
+from blockframe.errors import InputError, PluginError
+from blockframe.foreign import foreign
+from blockframe.problem import Problem
+
+REST = "rest"
+"""The block of the parameters that no block names."""
+
+
+@frozen(eq=False)
+class Objective:
+    """L(θ) of one problem, the network in evaluation mode.
+
+    θ is what requires a gradient, flat, in the order of ``module.named_parameters()``, always in
+    float64; the network is evaluated in ``arithmetic.dtype``. The problem's module is not touched:
+    ``module`` is a copy of its structure, and θ and the buffers are put in call by call.
+
+    Attributes:
+        names, shapes: of the parameters that make up θ.
+        start: θ_0, (P,), float64.
+        blocks: block name → positions in ``names``; only blocks with a part in θ.
+        constants: buffers and parameters that require no gradient, in ``arithmetic.dtype``.
+    """
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    keywords: Mapping[str, Any]
+    output: str | int | None
+    targets: Tensor
+    loss: Loss
+    arithmetic: Arithmetic
+    seed: int
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    start: Tensor
+    blocks: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        loss: Loss,
+        arithmetic: Arithmetic,
+        *,
+        blocks: Mapping[str, Sequence[str]] | None = None,
+        seed: int = 0,
+    ) -> Objective:
+        """
+        Raises:
+            InputError: no targets, no weights, nothing to train, or blocks that do not fit.
+        """
+        if problem.targets is None:
+            raise InputError(
+                "there is nothing to descend on: the problem has no targets",
+                "Give (module, inputs, targets), or a Problem with targets.",
+            )
+        if not problem.has_weights:
+            raise InputError(
+                "the parameters are on the meta device and hold no numbers",
+                "Give a module with weights, or the problem's proxy.",
+            )
+        theta = {n: p for n, p in problem.module.named_parameters() if p.requires_grad}
+        if not theta:
+            raise InputError(
+                "no parameter of the module requires a gradient", "Set requires_grad on some."
+            )
+        if any(not p.is_floating_point() for p in theta.values()):
+            raise InputError("θ must be real floating point", "Give a module with real weights.")
+
+        def place(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            dtype = arithmetic.dtype if value.is_floating_point() else value.dtype
+            return value.detach().to(arithmetic.device, dtype, copy=True)
+
+        named = {**dict(problem.module.named_parameters()), **dict(problem.module.named_buffers())}
+        flat = [p.detach().to(arithmetic.device, torch.float64).flatten() for p in theta.values()]
+        return cls(
+            module=_structure(problem.module),
+            inputs=tuple(place(x) for x in problem.inputs),
+            keywords={k: place(v) for k, v in problem.keywords.items()},
+            output=problem.output,
+            targets=place(problem.targets),
+            loss=loss,
+            arithmetic=arithmetic,
+            seed=seed,
+            names=tuple(theta),
+            shapes=tuple(p.shape for p in theta.values()),
+            start=torch.cat(flat),
+            blocks=_blocks(tuple(theta), frozenset(named), blocks or {}),
+            constants={n: place(t) for n, t in named.items() if n not in theta},
+        )
+
+    @property
+    def infimum(self) -> float:
+        """L_inf, a known lower bound of the loss."""
+        return self.loss.infimum(self.targets)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [shape.numel() for shape in self.shapes]
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and loss (scalar) at θ (P,), with a graph if θ requires a gradient.
+
+        Raises:
+            InputError: the network does not accept its inputs, or its outputs do not fit.
+        """
+        parts = torch.split(theta.to(self.arithmetic.dtype), self.sizes)
+        parameters = {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        # Clones: a buffer that the forward updates in place must not carry over to the next θ.
+        constants = {n: c.clone() for n, c in self.constants.items()}
+        with (
+            foreign(self._forward_error, file=_file(self.module)),
+            self.arithmetic.randomness(self.seed),
+            IdentityCasts(self.arithmetic.dtype),
+        ):
+            returned = functional_call(
+                self.module, {**parameters, **constants}, self.inputs, dict(self.keywords)
+            )
+        outputs = _select(returned, self.output, type(self.module).__name__)
+        self.loss.check(outputs, self.targets)
+        with foreign(lambda what: PluginError(f"the loss {self.loss.name!r} failed: {what}")):
+            loss = self.loss(outputs, self.targets)
+        if loss.ndim != 0:
+            raise PluginError(f"the loss {self.loss.name!r} returned shape {tuple(loss.shape)}")
+        return outputs, loss
+
+    def by_block(self, vector: Tensor) -> dict[str, Tensor]:
+        """The parts of a vector (P,) that belong to each block, flat."""
+        parts = torch.split(vector, self.sizes)
+        return {b: torch.cat([parts[i] for i in where]) for b, where in self.blocks.items()}
+
+    def _forward_error(self, what: str) -> InputError:
+        shapes = ", ".join(str(tuple(x.shape)) for x in self.inputs) or "none"
+        return InputError(
+            f"{type(self.module).__name__} failed on inputs of shape {shapes}: {what}",
+            "Give inputs that the module accepts.",
+        )
+
+
+def _structure(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that shares the tensors, so that it costs no memory."""
+    tensors = [*module.parameters(), *module.buffers()]
+    name = type(module).__name__
+    with foreign(
+        lambda what: InputError(f"{name} cannot be copied: {what}", "Make copy.deepcopy work."),
+        file=_file(module),
+    ):
+        return copy.deepcopy(module, {id(t): t for t in tensors}).eval()
+
+
+def _file(module: nn.Module) -> str:
+    return getattr(sys.modules.get(type(module).__module__), "__file__", None) or ""
+
+
+def _blocks(
+    theta: tuple[str, ...], known: frozenset[str], blocks: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[int, ...]]:
+    position = {name: i for i, name in enumerate(theta)}
+    found: dict[str, tuple[int, ...]] = {}
+    owner: dict[str, str] = {}
+    for block, names in blocks.items():
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"block {block!r} has a parameter {name!r} that the module has not",
+                    "Use the names of module.named_parameters().",
+                )
+            if name in owner:
+                raise InputError(
+                    f"parameter {name!r} is in block {owner[name]!r} and in block {block!r}",
+                    "Give each parameter to one block.",
+                )
+            owner[name] = block
+        inside = tuple(position[n] for n in names if n in position)
+        if inside:
+            found[block] = inside
+    rest = tuple(i for name, i in position.items() if name not in owner)
+    if rest:
+        found[REST if REST not in found else f"({REST})"] = rest
+    return found
+
+
+def _select(returned: Any, output: str | int | None, name: str) -> Tensor:
+    value = returned
+    if isinstance(output, str) and not isinstance(returned, Mapping):
+        value = getattr(returned, output, None)
+    elif output is not None:
+        try:
+            value = returned[output]
+        except (KeyError, IndexError, TypeError):
+            value = None
+    if not isinstance(value, Tensor):
+        what = "the module" if output is None else f"output {output!r} of the module"
+        raise InputError(
+            f"{what} is a {type(value).__name__}, not a tensor ({name} returned "
+            f"a {type(returned).__name__})",
+            "Say which part of what it returns is its output: Problem(..., output=...).",
+        )
+    if not value.is_floating_point():
+        raise InputError(
+            f"{name} returned {value.dtype}", "The output must be real floating point numbers."
+        )
+    return value

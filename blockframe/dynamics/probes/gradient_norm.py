@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockframe.dynamics.probes.probe import Probe
+
+if TYPE_CHECKING:
+    from blockframe.dynamics.iterate import Iterate
+
+
+class GradientNorm(Probe):
+    """‖∇L(θ_k)‖."""
+
+    name = "gradient_norm"
+
+    def observe(self, it: Iterate) -> float:
+        return it.gradient_norm

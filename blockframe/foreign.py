@@ -1,0 +1,54 @@
+"""Calling code that is not ours: a plugin's hook, a user's factory, an import of either.
+
+Such code may raise anything at all, and whatever it raises is for its author to read, not a
+failure of this program. This is the one place that catches `Exception`; nothing is swallowed,
+every error comes out as a `BlockframeError` that names its line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blockframe.errors import BlockframeError
+
+_NOT_TO_BLAME = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen ")
+
+
+@contextmanager
+def foreign(complain: Callable[[str], BlockframeError], *, file: str = "") -> Iterator[None]:
+    """Run foreign code; what it raises becomes ``complain(description)``.
+
+    A `BlockframeError` of its own passes unchanged, and so do running out of memory and Ctrl-C.
+    ``file``: the source file to blame where it is on the stack; otherwise the innermost frame is.
+    """
+    try:
+        yield
+    except (BlockframeError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise complain(describe(error, file)) from error
+
+
+def describe(error: BaseException, file: str = "") -> str:
+    """``ValueError: width must be even, at my_model.py:17``, on one line."""
+    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    kind = type(error).__name__
+    where = location(error, file)
+    return (f"{kind}: {text}" if text else kind) + (f", at {where}" if where else "")
+
+
+def location(error: BaseException, file: str = "") -> str:
+    """The line responsible, as ``file.py:17``; "" if no foreign frame is on the stack."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno or 1}"
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith(_NOT_TO_BLAME)
+    ]
+    blamed = [f for f in frames if f.filename == file] or frames
+    return f"{Path(blamed[-1].filename).name}:{blamed[-1].lineno}" if blamed else ""

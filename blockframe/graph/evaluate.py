@@ -1,0 +1,64 @@
+"""Running a graph on real tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from blockframe.graph.graph import Graph, Node, NodeKind, substitute
+from blockframe.problem import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Rule = Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
+"""Computes the value of a CALL node from its arguments."""
+
+
+def call(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The op itself."""
+    return node.target(*args, **kwargs)
+
+
+def evaluate(
+    graph: Graph, values: dict[int, Any], indices: Iterable[int] | None = None, rule: Rule = call
+) -> dict[int, Any]:
+    """Compute the nodes ``indices`` (default: all) in order into ``values``, and return it.
+
+    ``values`` holds what is known before: the leaves at least.
+    """
+    for i in range(len(graph)) if indices is None else indices:
+        node = graph[i]
+        if i not in values and node.kind is NodeKind.CALL:
+            args = substitute(node.args, values.__getitem__)
+            values[i] = rule(node, args, substitute(node.kwargs, values.__getitem__))
+    return values
+
+
+def leaves(graph: Graph, problem: Problem, inputs: tuple[Tensor, ...] | None = None) -> dict[int, Any]:
+    """Values of the leaves: parameters, buffers, constants and inputs of ``problem``."""
+    given = problem.inputs if inputs is None else inputs
+    tensors = [*given, *_tensors(problem.keywords)]
+    state = named_tensors(problem.module)
+    values: dict[int, Any] = {}
+    for node in graph:
+        match node.kind:
+            case NodeKind.PARAMETER | NodeKind.BUFFER:
+                values[node.index] = state[node.target]
+            case NodeKind.CONSTANT:
+                values[node.index] = graph.tensors[node.target]
+            case NodeKind.INPUT:
+                values[node.index] = tensors[node.target]
+    return values
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every name they have."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    return named | dict(module.named_buffers(remove_duplicate=False))
+
+
+def _tensors(keywords: Mapping[str, Any]) -> list[Tensor]:
+    import torch
+
+    return [v for v in keywords.values() if isinstance(v, torch.Tensor)]

@@ -1,0 +1,93 @@
+"""Composite ops replaced by the ops that define them: the graph that is analysed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from blockframe.atoms.catalogue import Catalogue
+from blockframe.atoms.facts import Composite
+from blockframe.graph.graph import Graph, Node, NodeKind, Ref, substitute
+
+
+def expand(graph: Graph, catalogue: Catalogue) -> Graph:
+    """``graph`` with every `Composite` op written out.
+
+    A node of the result knows by ``origin`` which captured node it came from.
+    """
+    nodes: list[Node] = []
+    new: dict[int, Any] = {}  # index in `graph` -> Ref, or a structure of them, in the result
+    tensors = dict(graph.tensors)
+
+    def append(node: Node) -> Ref:
+        nodes.append(evolve(node, index=len(nodes)))
+        return Ref(len(nodes) - 1)
+
+    for node in graph:
+        args = substitute(node.args, new.__getitem__)
+        kwargs = substitute(node.kwargs, new.__getitem__)
+        atom = catalogue.lookup(node) if node.kind is NodeKind.CALL else None
+        if node.op == "getitem" and not isinstance(args[0], Ref):
+            new[node.index] = args[0][args[1]]
+        elif isinstance(atom, Composite):
+            new[node.index] = _written_out(node, atom, args, kwargs, nodes, append, tensors)
+        else:
+            new[node.index] = append(evolve(node, args=args, kwargs=kwargs, origin=node.index))
+    return Graph(tuple(nodes), new[graph.output].index, tensors)
+
+
+def _written_out(
+    node: Node, atom: Composite, args: Any, kwargs: Any, nodes: list[Node], append: Any, tensors: Any
+) -> Any:
+    """Append the definition of ``node``; its value, references instead of tensors."""
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Ref)]
+
+    def definition(*operands: Any) -> Any:
+        filled = list(flat)
+        for place, operand in zip(places, operands, strict=True):
+            filled[place] = operand
+        a, k = pytree.tree_unflatten(filled, spec)
+        return atom.definition(*a, **k)
+
+    examples = [_example(nodes[flat[i].index]) for i in places]
+    with torch.no_grad():
+        module = make_fx(definition)(*examples)
+    made: dict[Any, Any] = {}
+    operands = iter([flat[i] for i in places])
+    for fx in module.graph.nodes:
+        if fx.op == "placeholder":
+            made[fx] = next(operands)
+        elif fx.op == "output":
+            return torch.fx.map_arg(fx.args[0], made.__getitem__)
+        elif fx.op == "get_attr":
+            name = f"{node.name}.{fx.target}"
+            tensors[name] = getattr(module, str(fx.target))
+            made[fx] = append(
+                Node(0, NodeKind.CONSTANT, name, name, shape=tuple(tensors[name].shape),
+                     dtype=tensors[name].dtype, origin=node.index)
+            )  # fmt: skip
+        else:
+            value = fx.meta.get("val")
+            tensor = isinstance(value, torch.Tensor)
+            made[fx] = append(
+                evolve(
+                    node,
+                    name=f"{node.name}.{fx.name}",
+                    target=fx.target,
+                    args=tuple(torch.fx.map_arg(fx.args, made.__getitem__)),
+                    kwargs=dict(torch.fx.map_arg(fx.kwargs, made.__getitem__)),
+                    shape=tuple(value.shape) if tensor else None,
+                    dtype=value.dtype if tensor else None,
+                    origin=node.index,
+                )
+            )
+    return None
+
+
+def _example(node: Node) -> torch.Tensor:
+    return torch.empty(node.shape or (), dtype=node.dtype, device="meta")

@@ -1,0 +1,161 @@
+"""Does the graph say what the module does? Checked on the module itself, with numbers.
+
+A trace shows the forward. A custom backward, a hook or a trick that stops the gradient is
+invisible in it, and a forward that draws numbers outside of torch is frozen into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch.overrides import TorchFunctionMode
+
+from blockframe.graph.capture import evaluation_mode, select
+from blockframe.graph.evaluate import evaluate, leaves
+from blockframe.graph.graph import Graph
+from blockframe.problem import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOLERANCE = 1e-6
+"""Relative difference of gradients that rounding explains (float64, the same operations)."""
+
+
+@frozen
+class Objection:
+    """Why the graph does not stand for the module, or not for its gradient."""
+
+    code: str
+    message: str
+    module: str = ""
+    numbers: dict[str, Any] | None = None
+
+
+def objections(problem: Problem, graph: Graph, *, seed: int = 0) -> list[Objection]:
+    """Everything found, empty if nothing.
+
+    At the problem's own parameters and at a random point near them, the gradient of a random
+    linear functional of the output is compared between module and graph.
+    """
+    found = list(_hooks(problem))
+    mode = _HookWatch()
+    generator = torch.Generator().manual_seed(seed)
+    originals = {name: p.detach().clone() for name, p in problem.module.named_parameters()}
+    try:
+        for scale in (0.0, 0.1):
+            with torch.no_grad():
+                for name, p in problem.module.named_parameters():
+                    noise = torch.randn(p.shape, generator=generator, dtype=p.dtype, device="cpu")
+                    spread = float(originals[name].square().mean().sqrt()) or 1.0
+                    p.copy_(originals[name] + scale * spread * noise.to(p.device))
+            found += _compare(problem, graph, generator, mode)
+    finally:
+        with torch.no_grad():
+            for name, p in problem.module.named_parameters():
+                p.copy_(originals[name])
+    found += [
+        Objection("A303", f"the forward registers a hook ({name}) that can change the gradient")
+        for name in sorted(mode.seen)
+    ]
+    return list({(o.code, o.message): o for o in found}.values())
+
+
+def _compare(
+    problem: Problem, graph: Graph, generator: torch.Generator, mode: _HookWatch
+) -> Iterator[Objection]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    parameters = {n: p for n, p in problem.module.named_parameters() if p.requires_grad}
+    with evaluation_mode(problem.module), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with mode:
+            output = select(problem, problem.module(*problem.inputs, **problem.keywords))
+        values = evaluate(graph, leaves(graph, problem))[graph.output]
+        yield from _custom_functions(output)
+        if not torch.isfinite(output).all():
+            yield Objection("A905", "the output is not finite at a point near the given parameters")
+            return
+        difference = float((output - values).detach().abs().max())
+        if difference > TOLERANCE * max(1.0, float(output.detach().abs().max())):
+            yield Objection(
+                "A902",
+                "the traced graph does not give the module's output: the forward is not a fixed function",
+                numbers={"largest difference": difference},
+            )
+            return
+        if not output.requires_grad:
+            return
+        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
+        ours = _gradients(values, weights, parameters)
+        theirs = _gradients(output, weights, parameters)
+    for name in parameters:
+        scale = max(float(theirs[name].abs().max()), float(ours[name].abs().max()), 1e-30)
+        gap = float((theirs[name] - ours[name]).abs().max()) / scale
+        if not gap <= TOLERANCE:
+            yield Objection(
+                "A304",
+                "the gradient that descent follows is not the derivative of the forward map",
+                module=name.rpartition(".")[0],
+                numbers={"parameter": name, "relative difference": gap},
+            )
+            return
+
+
+def _gradients(output: Tensor, weights: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not output.requires_grad:
+        return {n: torch.zeros_like(p) for n, p in parameters.items()}
+    grads = torch.autograd.grad(
+        (output * weights).sum(), list(parameters.values()), retain_graph=True, allow_unused=True
+    )
+    return {
+        n: torch.zeros_like(p) if g is None else g
+        for (n, p), g in zip(parameters.items(), grads, strict=True)
+    }
+
+
+def _custom_functions(output: Tensor) -> Iterator[Objection]:
+    """Python autograd Functions on the way from the output back to the parameters."""
+    from torch.autograd.function import BackwardCFunction
+
+    frontier, seen = [output.grad_fn], set()
+    while frontier:
+        node = frontier.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            yield Objection(
+                "A302",
+                f"{name} is a custom autograd.Function: its backward need not be the derivative of its forward",
+            )
+        frontier += [parent for parent, _ in node.next_functions]
+
+
+def _hooks(problem: Problem) -> Iterator[Objection]:
+    """Hooks that exist before the forward runs."""
+    for path, module in problem.module.named_modules():
+        for attribute in ("_backward_hooks", "_backward_pre_hooks"):
+            if getattr(module, attribute, None):
+                yield Objection("A303", f"module {path or '(root)'} has a backward hook", module=path)
+    for name, p in problem.module.named_parameters():
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            yield Objection("A303", f"parameter {name} has a gradient hook", module=name.rpartition(".")[0])
+
+
+class _HookWatch(TorchFunctionMode):
+    """Sees a forward register gradient hooks on tensors."""
+
+    _WATCHED = (torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._WATCHED:
+            self.seen.add(func.__name__)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,134 @@
+"""The report that a terminal shows: ``--format text``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from blockframe.certificate.model import Certificate
+from blockframe.contract.claim import CLAUSES, Claim, Outcome, Verdict
+from blockframe.report import Page
+from blockframe.report.blocks import certified_blocks, chain_line
+from blockframe.report.findings import write_findings
+from blockframe.report.sheet import Sheet
+from blockframe.report.trajectory import write_trajectory
+from blockframe.report.words import comma
+
+_NOT_LIBRARIES = ("blockframe", "python")
+
+
+@frozen
+class TextRenderer:
+    """Subject, chain, clauses, blocks, trajectory, findings, verdict: from the general down."""
+
+    name: str = "text"
+
+    def render(self, certificate: Certificate, page: Page) -> str:
+        sheet = Sheet(page)
+        write_subject(sheet, certificate)
+        sheet.blank()
+        _clauses(sheet, certificate)
+        if certificate.subject.blocks:
+            sheet.blank()
+            certified_blocks(sheet, certificate)
+        if certificate.trajectory is not None:
+            sheet.blank()
+            write_trajectory(sheet, certificate.trajectory, certificate.subject)
+        write_findings(sheet, certificate)
+        sheet.blank()
+        _conclusion(sheet, certificate)
+        return sheet.text()
+
+
+def write_subject(sheet: Sheet, certificate: Certificate) -> None:
+    """What was analysed, with what, and how it is cut."""
+    subject = certificate.subject
+    size = "full size" if subject.scale == "full" else subject.scale
+    what = f"{subject.spec} · {subject.class_name} · {subject.parameters:,} parameters, {size}"
+    sheet.ends(what, ", ".join(_libraries(certificate.environment)))
+    replay = replayed(subject.replay_exact)
+    if subject.blocks:
+        end = "" if subject.proxy else f"     {replay}"
+        sheet.labelled("chain", chain_line(subject.blocks) + end)
+    if subject.proxy:
+        sheet.labelled("proxy", f"{subject.proxy}; numbers are measured on it; {replay}")
+
+
+def _libraries(environment: dict[str, str]) -> list[str]:
+    """``torch 2.13``: the libraries whose versions the environment names."""
+    return [
+        f"{name} {version[0]}"
+        for name, text in environment.items()
+        if name not in _NOT_LIBRARIES and (version := re.match(r"\d+\.\d+", text))
+    ]
+
+
+def replayed(exact: bool | None) -> str:
+    """Whether the chain, run block by block, gives what the model gives, bit for bit."""
+    return {None: "replay not run", True: "replay exact", False: "replay differs"}[exact]
+
+
+def _clauses(sheet: Sheet, certificate: Certificate) -> None:
+    claims = [c for c in certificate.claims if c.block is None]
+    claims.sort(key=lambda c: CLAUSES.index(c.clause) if c.clause in CLAUSES else len(CLAUSES))
+    rows = [(_letter(c), c.verdict.value, _evidence(c), _why(c)) for c in claims]
+    sheet.table(rows, ("clause", "verdict", "evidence", "why"), wrap=(3,))
+
+
+def _letter(claim: Claim) -> str:
+    letter = claim.clause[0].upper() if claim.clause in CLAUSES else " "
+    return f"{letter} {claim.clause}"
+
+
+def _evidence(claim: Claim) -> str:
+    return claim.evidence.value.lower() if claim.evidence else "–"
+
+
+def _why(claim: Claim) -> str:
+    return claim.statement + (f" [{claim.region}]" if claim.region else "")
+
+
+def _conclusion(sheet: Sheet, certificate: Certificate) -> None:
+    """The verdict, what it means, and what to do next."""
+    verdict = certificate.verdict
+    sheet.line(verdict.value, ": ", _meaning(certificate))
+    trajectory = certificate.trajectory
+    if trajectory is not None and trajectory.ended != "completed":
+        sheet.line(f"the run ended early: {trajectory.ended}", indent=2)
+    if sheet.page.saved:
+        sheet.line(f"certificate: {sheet.page.saved}", indent=2)
+    else:
+        sheet.line("nothing was written; --out DIR keeps the certificate", indent=2)
+
+
+def _meaning(certificate: Certificate) -> str:
+    claims = [c for c in certificate.claims if c.block is None]
+    if certificate.verdict is Outcome.CERTIFIED:
+        return "every clause holds, on the evidence and over the regions stated above."
+    if certificate.verdict is Outcome.INCONCLUSIVE:
+        held = _names(claims, Verdict.HOLDS)
+        undecided = _names(claims, Verdict.UNKNOWN)
+        text = "nothing fails"
+        text += f"; {comma(held)} {_verb(held, 'hold')}" if held else ""
+        text += f"; {comma(undecided)} {_verb(undecided, 'be')} not decided" if undecided else ""
+        return text + "."
+    failing = [c for c in certificate.claims if c.verdict is Verdict.FAILS]
+    names = list(dict.fromkeys(c.clause for c in failing))
+    text = f"{comma(names)} {_verb(names, 'fail')}"
+    if all(c.subject == "trajectory" for c in failing):
+        return f"{text} on this run, at this learning rate; --lr auto chooses one."
+    return (
+        f"{text}: the contract does not hold for this network. "
+        "Training may still work; the theorem does not say so."
+    )
+
+
+def _names(claims: Sequence[Claim], verdict: Verdict) -> list[str]:
+    return [c.clause for c in claims if c.verdict is verdict]
+
+
+def _verb(names: Sequence[str], verb: str) -> str:
+    one = {"be": "is"}.get(verb, verb + "s")
+    return one if len(names) == 1 else {"be": "are"}.get(verb, verb)

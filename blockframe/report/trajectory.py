@@ -1,0 +1,94 @@
+"""One run of gradient descent in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blockframe.certificate.model import Inequality, Subject, Trajectory
+from blockframe.report.sheet import Sheet
+from blockframe.report.words import number, plural, sparkline
+
+_TITLES = {
+    "loss": "loss",
+    "sharpness.stability": "λ·η/2, stable below 1",
+    "sharpness": "sharpness λ",
+    "gradient_norm": "‖∇L‖",
+    "pl": "PL ratio μ",
+    "directional_smoothness": "directional smoothness M",
+    "block_norms": "‖θ‖",
+    "dissipativity": "⟨θ, ∇L⟩",
+}
+"""What every reader looks for, in this order, in the signs of docs/theory; others follow."""
+
+_DETAILS = ("sharpness.residual", "descent.curvature", "descent.margin")
+"""Series of the core that stand in the certificate only; the inequalities sum them up."""
+
+
+def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> None:
+    """Where it ran, the learning rate and its rule, the course of every series, inequalities."""
+    on = f"proxy ({subject.proxy})" if trajectory.scale == "proxy" else "full size"
+    where = [f"measured on the {on}", trajectory.data, f"loss {trajectory.loss}"]
+    sheet.labelled("trajectory", " · ".join(w for w in where if w), indent=2)
+    rule = f" = {trajectory.lr_rule}" if trajectory.lr_rule else ""
+    taken, asked = trajectory.completed, trajectory.steps
+    steps = plural(taken, "step") if taken == asked else f"{taken} of {plural(asked, 'step')}"
+    ended = "" if trajectory.ended == "completed" else f" · ended: {trajectory.ended}"
+    sheet.line(f"lr {number(trajectory.lr)}{rule} · {steps}{ended}", indent=4)
+    rows = [_course(sheet, name, trajectory.series[name]) for name in _shown(trajectory, subject)]
+    if rows:
+        sheet.table(rows, ("", "first → last", "course", "least to greatest"))
+    held = [_held(group) for group in _by_name(trajectory.inequalities)]
+    if held:
+        sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
+    for violated in _violations(trajectory.inequalities):
+        sheet.line(violated, indent=4)
+    for name, reason in trajectory.summary.get("unavailable", {}).items():
+        sheet.line(f"not measured: {name} ({reason})", indent=4)
+
+
+def _shown(trajectory: Trajectory, subject: Subject) -> list[str]:
+    """Names of the series to show: not those of single blocks, nor those without a number."""
+    blocks = {b.name for b in subject.blocks} | {"rest", "(rest)"}
+    names = [
+        name
+        for name, values in trajectory.series.items()
+        if name.partition(".")[2] not in blocks
+        and name not in _DETAILS
+        and any(v is not None for v in values)
+    ]
+    order = list(_TITLES)
+    return sorted(names, key=lambda n: order.index(n) if n in _TITLES else len(order))
+
+
+def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[str, ...]:
+    present = [v for v in values if v is not None]
+    return (
+        f"  {_TITLES.get(name) or name.replace('_', ' ').replace('.', ' ')}",
+        f"{number(present[0])} → {number(present[-1])}",
+        sparkline(values, unicode=sheet.page.unicode),
+        f"{number(min(present))} to {number(max(present))}",
+    )
+
+
+def _by_name(inequalities: Sequence[Inequality]) -> list[list[Inequality]]:
+    groups: dict[str, list[Inequality]] = {}
+    for inequality in inequalities:
+        groups.setdefault(inequality.name, []).append(inequality)
+    return list(groups.values())
+
+
+def _held(group: Sequence[Inequality]) -> str:
+    """``descent lemma 19 of 20 (1 within rounding)``."""
+    held = sum(i.holds is True for i in group)
+    undecided = sum(i.holds is None for i in group)
+    rounding = f" ({undecided} within rounding)" if undecided else ""
+    return f"{group[0].name} {held} of {len(group)}{rounding}"
+
+
+def _violations(inequalities: Sequence[Inequality]) -> list[str]:
+    """The first violation of each inequality."""
+    first = {i.name: i for i in reversed(inequalities) if i.holds is False}
+    return [
+        f"{i.name} violated at step {i.step}: {number(i.left)} > {number(i.right)}"
+        for i in sorted(first.values(), key=lambda i: i.step)
+    ]

@@ -1,0 +1,124 @@
+"""Data, loss, weights and sample count for problems that the user brings as Python objects.
+
+A plugin does this for its own specs; here it is done for ``(module, inputs, targets)``.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from blockframe.data import RANDOM, Samples, find
+from blockframe.errors import InputError
+from blockframe.initialize import DEFAULT, initialize
+from blockframe.naming import lookup
+from blockframe.problem import Problem, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blockframe.plugins import Registry
+
+
+def supply(problem: Problem, request: Request, registry: Registry) -> Problem:
+    """``problem`` with the data, loss, initialization and sample count of ``request``.
+
+    Where the module has no weights, its proxy gets them. The user's module is never changed.
+
+    Raises:
+        InputError: there is no such data, loss or initialization, or it does not fit.
+    """
+    if not problem.has_weights and problem.proxy is not None:
+        proxy = supply(problem.proxy, request, registry)
+        return evolve(problem, proxy=proxy, loss=proxy.loss)
+    if request.loss is not None:
+        lookup("loss", request.loss, registry.losses())
+        problem = evolve(problem, loss=request.loss)
+    if request.init != DEFAULT:
+        module = copy.deepcopy(problem.module)
+        initialize(module, request.init, request.seed)
+        problem = evolve(problem, module=module)
+    if request.data == RANDOM:
+        problem = _random_targets(_first(problem, request.samples), request)
+    elif request.data is not None:
+        samples = find(request.data, registry.datasets())
+        problem = _with_samples(problem, samples.samples(), samples.words, request)
+    else:
+        problem = _first(problem, request.samples)
+    return problem
+
+
+def _first(problem: Problem, count: int | None) -> Problem:
+    """The first ``count`` samples of a problem's own data."""
+    if count is None:
+        return problem
+    tensors = [*problem.inputs, *([] if problem.targets is None else [problem.targets])]
+    there = min((len(t) for t in tensors if t.dim()), default=0)
+    if not 1 <= count <= there:
+        raise InputError(
+            f"{count} samples asked for, {there} there are",
+            f"Give --samples a number from 1 to {there}.",
+        )
+    targets = None if problem.targets is None else problem.targets[:count]
+    return evolve(problem, inputs=tuple(x[:count] for x in problem.inputs), targets=targets)
+
+
+def _with_samples(problem: Problem, samples: Samples, words: str, request: Request) -> Problem:
+    """A problem on other data than its own."""
+    import torch
+
+    if len(problem.inputs) != 1 or not problem.inputs[0].is_floating_point():
+        raise InputError(
+            f"{words} cannot replace the inputs of this model",
+            "That takes a model with one input of real numbers; give --data random.",
+        )
+    if request.samples is not None:
+        samples = samples.first(request.samples)
+    example = problem.inputs[0]
+    x = torch.as_tensor(samples.x, dtype=example.dtype, device=example.device)
+    if x[0].numel() != example[0].numel():
+        raise InputError(
+            f"a sample of {words} has shape {tuple(x.shape[1:])}, "
+            f"the model's example input {tuple(example.shape[1:])}",
+            "Give data with as many numbers per sample as the model reads.",
+        )
+    problem = evolve(problem, inputs=(x.reshape(-1, *example.shape[1:]),), data=words)
+    y = torch.as_tensor(samples.y, device=example.device)
+    if samples.classes is None:
+        return evolve(problem, targets=y.to(example.dtype), loss=request.loss or "mse")
+    shape = _output(problem).shape
+    if samples.classes > shape[-1]:
+        raise InputError(
+            f"{words} has {samples.classes} classes, the model has {shape[-1]} outputs",
+            "Give the model one output per class.",
+        )
+    if request.loss == "mse":
+        y = torch.nn.functional.one_hot(y, shape[-1]).to(example.dtype)
+    return evolve(problem, targets=y, loss=request.loss or "ce")
+
+
+def _random_targets(problem: Problem, request: Request) -> Problem:
+    """Targets drawn under the seed: standard normal, or classes for cross-entropy."""
+    import torch
+
+    output = _output(problem)
+    generator = torch.Generator().manual_seed(request.seed)
+    if problem.loss == "ce":
+        targets = torch.randint(output.shape[-1], output.shape[:-1], generator=generator)
+    else:
+        targets = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+    return evolve(problem, targets=targets.to(output.device), data="own inputs, random targets")
+
+
+def _output(problem: Problem) -> Tensor:
+    """What the module gives for the problem's inputs.
+
+    Raises:
+        InputError: its forward raises, or the output is not one tensor.
+    """
+    from blockframe.graph.capture import run_forward, select
+
+    output: Tensor = select(problem, run_forward(problem))
+    return output

@@ -1,0 +1,104 @@
+"""The documents say what the program does, as far as a program can tell."""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import attrs
+import pytest
+
+from blockframe import hookspecs
+from blockframe.atoms.facts import KINDS, Atom
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/*.md")])
+HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("blockframe_")}
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the relative links of a page."""
+    found = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    return [link for link in found if "://" not in link]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which the headings of a page can be linked."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page: Path) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    linked = {link.partition("#")[0] for link in links(ROOT / "docs/index.md")}
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+
+
+@pytest.mark.parametrize("hook", sorted(HOOKS))
+def test_every_hook_is_documented_with_its_signature(hook: str) -> None:
+    signature = str(inspect.signature(HOOKS[hook])).replace("'", "")
+    text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    assert f"### `{hook}{signature}`\n" in text
+
+
+def test_no_hook_is_documented_that_does_not_exist() -> None:
+    text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^### `(blockframe_\w+)", text, re.MULTILINE)) == set(HOOKS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_fact_of_every_kind_is_documented(kind: type[Atom]) -> None:
+    text = (ROOT / "docs/atoms.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{kind.__name__}` |")]
+    assert len(rows) == 1
+    facts = {a.name for a in attrs.fields(kind)} - {a.name for a in attrs.fields(Atom)}
+    assert facts <= set(re.findall(r"`(\w+)`", rows[0])), kind.__name__
+
+
+def test_every_finding_code_in_the_program_is_documented() -> None:
+    source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "blockframe").rglob("*.py"))
+    used = set(re.findall(r"\b[AD][1-9]\d\d\b", source))
+    text = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
+    assert used <= set(re.findall(r"^\| ([AD]\d{3}) \|", text, re.MULTILINE))
+
+
+def test_the_theory_has_the_sections_that_the_code_cites() -> None:
+    source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "blockframe").rglob("*.py"))
+    cited = set(re.findall(r"theory,? section (\d+)", source))
+    text = (ROOT / "docs/theory.md").read_text(encoding="utf-8")
+    assert cited <= set(re.findall(r"^## (\d+)\. ", text, re.MULTILINE))
+
+
+def test_readme_states_two_commands_that_share_their_installation() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    certify, tests = re.findall(r"^python3 -m venv .*$", text, re.MULTILINE)
+    assert certify.endswith("&& blockframe certify gpt2")
+    assert tests.endswith("&& pytest")
+    assert tests.replace(" -r requirements-dev.txt", "").startswith(
+        certify.removesuffix("blockframe certify gpt2")
+    )
+
+
+def test_requirements_are_pinned() -> None:
+    """A package without a pin would make the README's commands depend on the day."""
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)==", pins, re.MULTILINE)}
+    dev = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in dev if re.match(r"\w", line)]
+    for project in [ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]:
+        wanted += tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {_normal(re.match(r"[\w.-]+", line)[0]) for line in wanted}
+    own = {"blockframe-certify"} | {p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml")}
+    assert names - own <= pinned
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
