@@ -11,7 +11,7 @@ from attrs import field, frozen
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.domains.dependence import dependence
 from blockframe.graph.evaluate import evaluate, leaves
-from blockframe.graph.expand import expand
+from blockframe.graph.expand import Expanded, expand
 from blockframe.graph.graph import Graph, NodeKind
 from blockframe.graph.residual import Residual, pieces
 from blockframe.graph.segment import Segment, segments, state_after
@@ -53,13 +53,13 @@ class Block:
 class BlockChain:
     """Ordered blocks whose composition is the model.
 
-    ``graph``: as captured; ``analysed``: composite ops written out; ``varies``: of the captured
-    graph's nodes, whether they depend on trainable parameters.
+    ``graph``: as captured; ``expanded``: with composite ops written out; ``varies``: of the
+    captured graph's nodes, whether they depend on trainable parameters.
     """
 
     problem: Problem
     graph: Graph
-    analysed: Graph
+    expanded: Expanded
     catalogue: Catalogue
     varies: Sequence[bool]
     blocks: tuple[Block, ...] = field(factory=tuple)
@@ -75,15 +75,11 @@ class BlockChain:
         from blockframe.graph.capture import capture
 
         graph = capture(problem)
-        analysed = expand(graph, catalogue)
-        varies = [False] * len(graph)
-        for node, v in zip(analysed, dependence(analysed, catalogue), strict=True):
-            varies[node.origin] = varies[node.origin] or v
-        for node in graph:  # parts of an expanded op's tuple have no nodes of their own
-            if node.op == "getitem":
-                varies[node.index] = any(varies[i] for i in node.operands)
+        expanded = expand(graph, catalogue)
+        depends = dependence(expanded.graph, catalogue)
+        varies = [any(depends[i] for i in places) for places in expanded.places]
         blocks = _blocks(problem, graph, varies)
-        return cls(problem, graph, analysed, catalogue, varies, blocks)
+        return cls(problem, graph, expanded, catalogue, varies, blocks)
 
     @cached_property
     def owners(self) -> dict[int, Block]:

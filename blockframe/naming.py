@@ -14,7 +14,7 @@ T = TypeVar("T")
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names that look most like ``name``, best first, case aside."""
     spelt = {k.lower(): k for k in sorted(known)}
-    return [spelt[k] for k in difflib.get_close_matches(name.lower(), spelt, count, cutoff=0.6)]
+    return [spelt[k] for k in difflib.get_close_matches(name.lower(), spelt, count, cutoff=0.5)]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

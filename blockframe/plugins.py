@@ -219,12 +219,10 @@ def load_plugins(strict: bool | None = None) -> Registry:
     Raises:
         PluginError: a plugin is broken, and ``strict``.
     """
-    from blockframe import builtin
-
     if strict is None:
         strict = os.environ.get(STRICT, "") not in ("", "0")
     registry = Registry()
-    _add(registry, CORE, DISTRIBUTION, core_version(), lambda: builtin)
+    _add(registry, CORE, DISTRIBUTION, core_version(), _core)
     for entry in sorted(entry_points(group=GROUP), key=_order):
         distribution, release = _origin(entry)
         _add(registry, entry.name, distribution, release, entry.load)
@@ -235,6 +233,12 @@ def load_plugins(strict: bool | None = None) -> Registry:
                 f"Repair or uninstall it, or unset {STRICT}.",
             )
     return registry
+
+
+def _core() -> Any:
+    from blockframe import builtin
+
+    return builtin
 
 
 def _add(

@@ -102,10 +102,11 @@ def _answers(spec: str, request: Request, plugins: Sequence[Plugin]) -> list[Pro
 
 def _unknown(spec: str, asked: Sequence[Plugin]) -> SpecError:
     """That nothing knows ``spec``, with the names that look like it."""
-    _, _, rest = spec.partition(":")
-    known = [s for plugin in asked for s in plugin.specs()]
-    qualified = [f"{p.info.name}:{rest}" for p in asked if rest]
-    close = nearest(spec, known) or nearest(rest, known) or nearest(spec, qualified)
+    known = [(plugin.info.name, name) for plugin in asked for name in plugin.specs()]
+    if ":" in spec:
+        close = nearest(spec, [f"{plugin}:{name}" for plugin, name in known])
+    else:
+        close = nearest(spec, [name for _, name in known])
     return SpecError(
         f"no plugin resolves {spec!r}",
         f"Did you mean {', '.join(close)}?   (blockframe plugins list)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -85,7 +86,8 @@ class Source:
         path = Path(self.file)
         if not path.is_file():
             raise SpecError(f"there is no file {self.where}", "Write path/file.py:attr.")
-        name = f"blockframe_spec.{path.stem}"  # a name of its own: it shadows no real module
+        # A name of its own, so that it neither shadows a real module nor another file.
+        name = f"{path.stem}_{zlib.crc32(self.file.encode()):08x}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None  # the name ends in .py
         assert spec.loader is not None

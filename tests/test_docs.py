@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import attrs
+import click
 import pytest
 
 from blockframe import hookspecs
@@ -75,6 +76,23 @@ def test_the_theory_has_the_sections_that_the_code_cites() -> None:
     cited = set(re.findall(r"theory,? section (\d+)", source))
     text = (ROOT / "docs/theory.md").read_text(encoding="utf-8")
     assert cited <= set(re.findall(r"^## (\d+)\. ", text, re.MULTILINE))
+
+
+def test_every_option_is_documented() -> None:
+    from blockframe.cli.program import program
+
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    missing = [f"{path} {name}" for path, name in options(program) if f"`{name}" not in text]
+    assert not missing
+
+
+def options(command: click.Command, path: str = "") -> list[tuple[str, str]]:
+    """Long names of all options of a command and the commands in it, with their command."""
+    found = [(path, p.opts[-1]) for p in command.params if isinstance(p, click.Option)]
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            found += options(inner, f"{path} {name}".strip())
+    return found
 
 
 def test_readme_states_two_commands_that_share_their_installation() -> None:

@@ -11,12 +11,12 @@ import json
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from typing import Any, get_origin
 
 import attrs
 from cattrs import Converter, transform_error
-from cattrs.cols import list_structure_factory
+from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
@@ -109,9 +109,6 @@ def _converter() -> Converter:
     """The rules of the certificate's JSON form."""
     converter = Converter(forbid_extra_keys=True)
 
-    def leaf(type_: Any, parse: Callable[[Any], Any]) -> None:
-        converter.register_structure_hook_func(lambda t: t is type_, lambda value, _: parse(value))
-
     def container(applies: Callable[[Any], bool], factory: Callable[[Any], Structure]) -> None:
         converter.register_structure_hook_factory(applies, factory)
 
@@ -120,17 +117,19 @@ def _converter() -> Converter:
         return lambda value, _: make(items(_expect(list, value), type_))
 
     def mapping(type_: Any) -> Structure:
-        base = converter.gen_structure_mapping(type_)
+        base = mapping_structure_factory(type_, converter)
         return lambda value, _: base(_expect(dict, value), type_)
 
     def record(cls: Any) -> Structure:
         base = make_dict_structure_fn(cls, converter, **_renamed(cls))
         return lambda value, _: base(_expect(dict, value), cls)
 
-    for type_ in (str, bool, int):
-        leaf(type_, partial(_expect, type_))
-    leaf(float, _real)
-    leaf(Any, _revive)
+    # A string's hook is an enumeration's, too: cattrs finds hooks by subclass.
+    converter.register_structure_hook(str, lambda value, cls: cls(_expect(str, value)))
+    converter.register_structure_hook(bool, lambda value, _: _expect(bool, value))
+    converter.register_structure_hook(int, lambda value, _: _expect(int, value))
+    converter.register_structure_hook(float, lambda value, _: _real(value))
+    converter.register_structure_hook_func(lambda t: t is Any, lambda value, _: _revive(value))
     container(lambda t: get_origin(t) in (list, tuple), array)
     container(lambda t: get_origin(t) is dict, mapping)
     container(attrs.has, record)

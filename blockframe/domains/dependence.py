@@ -24,7 +24,9 @@ class Dependence(Domain[bool]):
         return node.kind is NodeKind.PARAMETER
 
     def source(self, node: Node, atom: Source, operands: list[bool]) -> bool:
-        return node.shape is None and any(operands)  # a size that depends on values
+        # Ops that use only the shape of an operand have none (graph/capture); what is left
+        # depends on a size that depends on values.
+        return any(operands)
 
     def layout(self, node: Node, atom: Layout, operands: list[bool]) -> bool:
         return any(operands)

@@ -278,8 +278,9 @@ class _Builder:
                 "Write it without an in-place operation.",
                 location=str(from_trace(fx.meta.get("stack_trace")) or ""),
             )
+        target, args, kwargs = _of_shape_alone(fx, args, kwargs)
         index = self._append(
-            NodeKind.CALL, fx.name, fx.target, args, kwargs, meta=fx.meta.get("val"), fx=fx
+            NodeKind.CALL, fx.name, target, args, kwargs, meta=fx.meta.get("val"), fx=fx
         )
         if not grad:
             self.ungraded.add(index)
@@ -382,6 +383,32 @@ def select(problem: Problem, returned: Any) -> Any:
         raise InputError(
             f"the forward returns no part {problem.output!r}", "Check Problem(output=...)."
         ) from None
+
+
+_FILLED = {
+    torch.ops.aten.zeros_like.default: torch.ops.aten.zeros.default,
+    torch.ops.aten.ones_like.default: torch.ops.aten.ones.default,
+    torch.ops.aten.full_like.default: torch.ops.aten.full.default,
+    torch.ops.aten.empty_like.default: torch.ops.aten.empty.memory_format,
+    torch.ops.aten.new_zeros.default: torch.ops.aten.zeros.default,
+    torch.ops.aten.new_ones.default: torch.ops.aten.ones.default,
+    torch.ops.aten.new_full.default: torch.ops.aten.full.default,
+    torch.ops.aten.new_empty.default: torch.ops.aten.empty.memory_format,
+}
+
+
+def _of_shape_alone(fx: FxNode, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+    """``zeros_like(x)`` and its kin, which use only the shape of x, as ops without an operand."""
+    target = _FILLED.get(fx.target)  # type: ignore[arg-type]
+    value = fx.meta.get("val")
+    shape = _static(value.shape) if isinstance(value, torch.Tensor) else None
+    if target is None or shape is None:
+        return fx.target, args, kwargs
+    filled: tuple[Any, ...] = (list(shape),)
+    if target is torch.ops.aten.full.default:
+        at = 1 if fx.target is torch.ops.aten.full_like.default else 2
+        filled += (args[at] if len(args) > at else kwargs["fill_value"],)
+    return target, filled, {"dtype": value.dtype, "device": value.device}
 
 
 def _pruned(nodes: list[Node], output: int, tensors: Mapping[str, Tensor]) -> Graph:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -14,11 +14,17 @@ from blockframe.atoms.facts import Composite
 from blockframe.graph.graph import Graph, Node, NodeKind, Ref, substitute
 
 
-def expand(graph: Graph, catalogue: Catalogue) -> Graph:
-    """``graph`` with every `Composite` op written out.
+@frozen(eq=False)
+class Expanded:
+    """``graph``: composite ops written out; a node knows by ``origin`` which captured node it
+    came from. ``places``: for every captured node the nodes of ``graph`` that are its value."""
 
-    A node of the result knows by ``origin`` which captured node it came from.
-    """
+    graph: Graph
+    places: tuple[tuple[int, ...], ...]
+
+
+def expand(graph: Graph, catalogue: Catalogue) -> Expanded:
+    """``graph`` with every `Composite` op written out."""
     nodes: list[Node] = []
     new: dict[int, Any] = {}  # index in `graph` -> Ref, or a structure of them, in the result
     tensors = dict(graph.tensors)
@@ -37,7 +43,11 @@ def expand(graph: Graph, catalogue: Catalogue) -> Graph:
             new[node.index] = _written_out(node, atom, args, kwargs, nodes, append, tensors)
         else:
             new[node.index] = append(evolve(node, args=args, kwargs=kwargs, origin=node.index))
-    return Graph(tuple(nodes), new[graph.output].index, tensors)
+    places = tuple(
+        tuple(leaf.index for leaf in pytree.tree_leaves(new[i]) if isinstance(leaf, Ref))
+        for i in range(len(graph))
+    )
+    return Expanded(Graph(tuple(nodes), new[graph.output].index, tensors), places)
 
 
 def _written_out(

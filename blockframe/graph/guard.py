@@ -19,7 +19,7 @@ from blockframe.graph.graph import Graph
 from blockframe.problem import Problem
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 TOLERANCE = 1e-6
 """Relative difference of gradients that rounding explains (float64, the same operations)."""
@@ -35,13 +35,16 @@ class Objection:
     numbers: dict[str, Any] | None = None
 
 
-def objections(problem: Problem, graph: Graph, *, seed: int = 0) -> list[Objection]:
+def objections(
+    problem: Problem, graph: Graph, *, hooks_of: nn.Module | None = None, seed: int = 0
+) -> list[Objection]:
     """Everything found, empty if nothing.
 
     At the problem's own parameters and at a random point near them, the gradient of a random
-    linear functional of the output is compared between module and graph.
+    linear functional of the output is compared between module and graph. ``hooks_of``: the module
+    whose hooks count, where ``problem`` holds a copy (a copied parameter has lost its own).
     """
-    found = list(_hooks(problem))
+    found = list(_hooks(hooks_of or problem.module))
     mode = _HookWatch()
     generator = torch.Generator().manual_seed(seed)
     originals = {name: p.detach().clone() for name, p in problem.module.named_parameters()}
@@ -135,13 +138,13 @@ def _custom_functions(output: Tensor) -> Iterator[Objection]:
         frontier += [parent for parent, _ in node.next_functions]
 
 
-def _hooks(problem: Problem) -> Iterator[Objection]:
+def _hooks(root: nn.Module) -> Iterator[Objection]:
     """Hooks that exist before the forward runs."""
-    for path, module in problem.module.named_modules():
+    for path, module in root.named_modules():
         for attribute in ("_backward_hooks", "_backward_pre_hooks"):
             if getattr(module, attribute, None):
                 yield Objection("A303", f"module {path or '(root)'} has a backward hook", module=path)
-    for name, p in problem.module.named_parameters():
+    for name, p in root.named_parameters():
         if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
             yield Objection("A303", f"parameter {name} has a gradient hook", module=name.rpartition(".")[0])
 

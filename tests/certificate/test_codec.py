@@ -132,8 +132,8 @@ def _drop(path: str) -> Callable[[dict[str, Any]], None]:
         (_drop("verdict"), r"\$\.verdict: required key missing"),
         (_drop("subject.class"), r"\$\.subject.*'class' missing"),
         (_drop("claims.1.statement"), r"\$\.claims\[1\].*'statement' missing"),
-        (_put("subject.parameters", "12"), r"\$\.subject\.parameters: expected an integer, found a s"),
-        (_put("subject.parameters", 1.5), r"\$\.subject\.parameters: expected an integer, found a n"),
+        (_put("subject.parameters", "12"), r"\$\.subject\.parameters: expected an integer, f"),
+        (_put("subject.parameters", 1.5), r"\$\.subject\.parameters: .*, found a number"),
         (_put("subject.parameters", True), r"\$\.subject\.parameters: expected an integer"),
         (_put("subject.class", 3), r"\$\.subject\.class: expected a string, found an integer"),
         (_put("claims", {}), r"\$\.claims: expected an array, found an object"),
@@ -142,9 +142,9 @@ def _drop(path: str) -> Callable[[dict[str, Any]], None]:
         (_put("trust", None), r"\$\.trust: expected an array, found null"),
         (_put("environment", ["torch"]), r"\$\.environment: expected an object"),
         (_put("environment.torch", 2), r"\$\.environment\['?torch'?\]: expected a string"),
-        (_put("claims.0.verdict", "MAYBE"), r"\$\.claims\[0\]\.verdict: 'MAYBE' is not a valid Verd"),
+        (_put("claims.0.verdict", "MAYBE"), r"\$\.claims\[0\]\.verdict: 'MAYBE' is not a valid"),
         (_put("claims.0.evidence", "SURE"), r"\$\.claims\[0\]\.evidence"),
-        (_put("claims.0.findings", []), r"\$\.claims\[0\]: .*FAILS needs a finding with a witness"),
+        (_put("claims.0.findings", []), r"\$\.claims\[0\]: .*FAILS needs a finding with a wit"),
         (_put("trajectory.lr", "fast"), r"\$\.trajectory\.lr: expected a number"),
         (_put("trajectory.inequalities.2.left", None), r"\$\.trajectory\.inequalities\[2\]\.left"),
         (_put("trajectory.series.loss", [1, "x"]), r"\$\.trajectory\.series\[.*\[1\]"),
@@ -194,11 +194,9 @@ def test_deep_free_form_is_refused_too(refuted: Certificate) -> None:
         Certificate.from_json(text)
 
 
-@given(st.recursive(st.none() | st.booleans() | _numbers | st.text(), lambda i: st.lists(i) | st.dictionaries(st.text(), i), max_leaves=10))  # fmt: skip
+@given(_free)
 def test_any_json_but_a_certificate_is_an_error(value: Any) -> None:
-    for document in (
-        value,
-        {"schema": "blockframe.certificate/1", "verdict": "REFUTED", "subject": value},
-    ):
+    head = {"schema": "blockframe.certificate/1", "verdict": "REFUTED"}
+    for document in (value, {**head, "subject": value}):
         with pytest.raises(CertificateError):
             Certificate.from_json(json.dumps(document))

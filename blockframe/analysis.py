@@ -1,0 +1,113 @@
+"""What the clauses decide from: a chain, its interpretations, and the numbers beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+
+from blockframe.atoms.catalogue import Catalogue
+from blockframe.chain import Block, BlockChain
+from blockframe.domains.analyticity import Analyticity, Issue, analyticity
+from blockframe.domains.constants import fold
+from blockframe.domains.dependence import dependence
+from blockframe.domains.range import Range, ranges
+from blockframe.graph.graph import Graph
+from blockframe.graph.guard import Objection, objections
+from blockframe.problem import Problem
+
+
+@frozen(eq=False)
+class Analysis:
+    """One chain in every domain; each interpretation is made when it is first asked for.
+
+    Attributes:
+        chain: the chain that is decided about.
+        measured: the analysis of a problem whose parameters hold numbers: this one, its proxy's,
+            or None where there is none.
+        objections: what speaks against the graph standing for the module, found by running it;
+            None where nothing could be run.
+    """
+
+    chain: BlockChain
+    proxy: Analysis | None = None
+    objections: tuple[Objection, ...] | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, catalogue: Catalogue) -> Analysis:
+        """Capture ``problem`` (and its proxy, where it has no numbers itself), in float64.
+
+        Raises:
+            InputError, CaptureError: see `BlockChain.of`.
+        """
+        if problem.has_weights:
+            exact = precise(problem)
+            chain = BlockChain.of(exact, catalogue)
+            found = objections(exact, chain.graph, hooks_of=problem.module)
+            return cls(chain, objections=tuple(found))
+        chain = BlockChain.of(problem, catalogue)
+        if problem.proxy is None:
+            return cls(chain)
+        proxy = cls.of(problem.proxy, catalogue)
+        return cls(chain, proxy, proxy.objections)
+
+    @property
+    def measured(self) -> Analysis | None:
+        return self if self.chain.problem.has_weights else self.proxy
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that is interpreted: composite ops written out."""
+        return self.chain.expanded.graph
+
+    @cached_property
+    def varies(self) -> Sequence[bool]:
+        return dependence(self.graph, self.chain.catalogue)
+
+    @cached_property
+    def constants(self) -> Mapping[int, Any]:
+        return fold(self.graph, self.chain.problem, self.varies, self.chain.catalogue)
+
+    @cached_property
+    def ranges(self) -> Sequence[Range]:
+        return ranges(self.graph, self.constants, self.chain.catalogue)
+
+    @cached_property
+    def analyticity(self) -> Analyticity:
+        return analyticity(self.graph, self.varies, self.ranges, self.chain.catalogue)
+
+    def exits(self, block: Block) -> tuple[int, ...]:
+        """The nodes of `graph` that are the state after ``block``."""
+        return tuple(p for i in block.exit for p in self.chain.expanded.places[i])
+
+    def issues(self, block: Block) -> list[Issue]:
+        """The issues that arise in ``block`` and reach its output."""
+        return [
+            issue
+            for issue in self.analyticity.reaching(*self.exits(block))
+            if self.chain.owners.get(self.graph[issue.node].origin) is block
+        ]
+
+
+def precise(problem: Problem) -> Problem:
+    """``problem`` in float64, on a copy; itself where its module cannot be copied."""
+    try:
+        module = copy.deepcopy(problem.module).to(torch.float64)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return problem
+    return evolve(
+        problem,
+        module=module,
+        inputs=tuple(_double(x) for x in problem.inputs),
+        keywords={k: _double(v) for k, v in problem.keywords.items()},
+    )
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.to(torch.float64)
+    return value

@@ -1,0 +1,152 @@
+"""From a configuration to a module: on the meta device, with random weights, or with a file's."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import torch
+import transformers
+from attrs import frozen
+from blockframe.errors import InputError, SpecError
+from blockframe.foreign import foreign
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from blockframe_transformers.configs import parts
+from blockframe_transformers.names import classes
+
+
+@frozen
+class Architecture:
+    """A configuration and the class that is built from it."""
+
+    task: str
+    config: PreTrainedConfig
+    kind: type[PreTrainedModel]
+
+    def with_config(self, config: PreTrainedConfig) -> Architecture:
+        return Architecture(self.task, config, self.kind)
+
+
+def architecture(config: PreTrainedConfig, spec: str) -> Architecture:
+    """What is built from ``config``: the class it names if it has a task, else the first task's.
+
+    Of a model that also sees or hears, the language part is taken where that is a model of its own.
+
+    Raises:
+        SpecError: no class of this type does one of the tasks, or a package that it needs is missing.
+    """
+    text = config.get_text_config(decoder=True)
+    if config.model_type in classes()["causal"] and text.model_type in classes()["causal"]:
+        config = text
+    known = {task: table.get(config.model_type, ()) for task, table in classes().items()}
+    named = set(config.architectures or ())
+    for task, names in sorted(known.items(), key=lambda item: not named & set(item[1])):
+        if names:
+            name = next((n for n in names if n in named), names[0])
+            with foreign(lambda why: SpecError(f"{spec} cannot be imported ({why})", _INSTALL)):
+                return Architecture(task, config, getattr(transformers, name))
+    raise SpecError(
+        f"{spec} is no language model and no image classifier (model type {config.model_type})",
+        "blockframe plugins list shows what can be resolved.",
+    )
+
+
+_INSTALL = "Install the package that it needs."
+
+
+def on_meta(arch: Architecture, spec: str) -> PreTrainedModel:
+    """The module without numbers: shapes only, whatever its size.
+
+    Raises:
+        SpecError: the configuration makes no model.
+    """
+    # Filling weights that hold no numbers is most of the time of building; tying comes with it.
+    with _building(spec), torch.device("meta"), no_init_weights():
+        model = _construct(arch)
+    model.tie_weights()
+    return model
+
+
+def random(arch: Architecture, seed: int, spec: str) -> PreTrainedModel:
+    """The module with the weights that its class draws, in float32.
+
+    Raises:
+        SpecError: the configuration makes no model.
+    """
+    with _building(spec), torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return _construct(arch)
+
+
+def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
+    """The module with the weights in ``directory``, from safetensors only, in float32.
+
+    Raises:
+        InputError: there are none, or they do not fit.
+    """
+    if not list(directory.glob("*.safetensors")):
+        raise InputError(
+            f"{spec} holds no weights in safetensors", "Convert them; nothing else is read."
+        )
+    config = copy.deepcopy(arch.config)
+    with foreign(lambda why: InputError(f"the weights in {spec} cannot be loaded ({why})", _WEIGHTS)):
+        model, info = arch.kind.from_pretrained(
+            directory,
+            config=_prepared(config),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            experts_implementation="batched_mm",
+            output_loading_info=True,
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"the weights in {spec} lack {missing[0]} and {len(missing) - 1} more", _WEIGHTS
+        )
+    return model.eval()  # type: ignore[no-any-return]
+
+
+_WEIGHTS = "They must be the complete weights of the model that config.json describes."
+
+
+def check_memory(model: PreTrainedModel, spec: str) -> None:
+    """Refuses a model whose weights alone exceed the machine's memory.
+
+    Raises:
+        InputError: they do.
+    """
+    need = 4 * sum(p.numel() for p in model.parameters())
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise InputError(
+            f"{spec} has weights of {need / 1e9:.0f} GB, this machine {have / 1e9:.0f} GB of memory",
+            "Leave out --full: the structure is analysed at full size, numbers on a proxy.",
+        )
+
+
+def _building(spec: str):  # type: ignore[no-untyped-def]
+    return foreign(
+        lambda why: SpecError(f"{spec} cannot be built ({why})", "Look at the values of --set.")
+    )
+
+
+def _construct(arch: Architecture) -> PreTrainedModel:
+    return arch.kind._from_config(
+        _prepared(copy.deepcopy(arch.config)),
+        dtype=torch.float32,
+        attn_implementation="eager",  # plain matrix products and softmax: every op in the graph
+        experts_implementation="batched_mm",  # experts by indexing, not by a loop over the data
+    ).eval()
+
+
+def _prepared(config: PreTrainedConfig) -> PreTrainedConfig:
+    """``config`` without a cache, in all its parts."""
+    for inner in (config, *parts(config).values()):
+        if hasattr(inner, "use_cache"):
+            inner.use_cache = False
+    return config
