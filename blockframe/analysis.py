@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from attrs import evolve, frozen
 
 from blockframe.atoms.catalogue import Catalogue
-from blockframe.chain import Block, BlockChain
+from blockframe.blocks import Block, BlockChain
 from blockframe.domains.analyticity import Analyticity, Issue, analyticity
 from blockframe.domains.constants import fold
 from blockframe.domains.dependence import dependence
@@ -38,26 +38,40 @@ class Analysis:
     objections: tuple[Objection, ...] | None = None
 
     @classmethod
-    def of(cls, problem: Problem, catalogue: Catalogue) -> Analysis:
+    def of(
+        cls,
+        problem: Problem,
+        catalogue: Catalogue,
+        cut: Callable[[BlockChain], BlockChain] = lambda chain: chain,
+    ) -> Analysis:
         """Capture ``problem`` (and its proxy, where it has no numbers itself), in float64.
+
+        ``cut``: gives a chain its final blocks.
 
         Raises:
             InputError, CaptureError: see `BlockChain.of`.
         """
         if problem.has_weights:
             exact = precise(problem)
-            chain = BlockChain.of(exact, catalogue)
+            chain = cut(BlockChain.of(exact, catalogue))
             found = objections(exact, chain.graph, hooks_of=problem.module)
             return cls(chain, objections=tuple(found))
-        chain = BlockChain.of(problem, catalogue)
+        chain = cut(BlockChain.of(problem, catalogue))
         if problem.proxy is None:
             return cls(chain)
-        proxy = cls.of(problem.proxy, catalogue)
+        proxy = cls.of(problem.proxy, catalogue, cut)
         return cls(chain, proxy, proxy.objections)
 
     @property
     def measured(self) -> Analysis | None:
         return self if self.chain.problem.has_weights else self.proxy
+
+    @cached_property
+    def replay_exact(self) -> bool | None:
+        """Whether the chain replays the module bit for bit; None off the CPU."""
+        if any(x.device.type != "cpu" for x in self.chain.problem.inputs):
+            return None
+        return self.chain.replay_difference() == 0.0
 
     @property
     def graph(self) -> Graph:

@@ -14,7 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from blockframe.atoms.facts import Atom
-    from blockframe.chain import BlockChain
+    from blockframe.blocks import BlockChain
     from blockframe.contract.clause import Clause
     from blockframe.data import Dataset
     from blockframe.dynamics.losses import Loss

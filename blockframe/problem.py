@@ -34,12 +34,12 @@ class Request:
 
     settings: Mapping[str, Any] = field(factory=dict)
     data: str | None = None
-    datasets: Mapping[str, Dataset] = field(factory=dict)
     loss: str | None = None
     init: str = "default"
     samples: int | None = None
     seed: int = 0
     full: bool = False
+    datasets: Mapping[str, Dataset] = field(factory=dict)
 
 
 @frozen(eq=False)

@@ -15,3 +15,13 @@ class Progress(Protocol):
     def step(self, done: int, total: int, detail: str) -> None:
         """``done`` of ``total`` parts of the stage are finished; ``detail`` is one short phrase."""
         ...
+
+
+class Silence:
+    """Tells nobody."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def step(self, done: int, total: int, detail: str) -> None:
+        pass

@@ -32,7 +32,7 @@ def _kink(layer: int) -> Finding:
         module=f"h.{layer}.mlp.act",
         location="net.py:17",
         excerpt="        h = torch.relu(h)",
-        witness={"t": 0.31792, "left_derivative": 0.0, "right_derivative": 0.4187},
+        witness={"t": 0.31792, "order": 1, "left": 0.0, "right": 0.4187, "block": f"h.{layer}.mlp"},
         help="the theory needs an analytic activation: `--set activation=gelu`",
     )
 

@@ -12,6 +12,8 @@ from blockframe.cli.output import emit, page
 if TYPE_CHECKING:
     from blockframe.plugins import PluginInfo
 
+_MANY = 24  # names, more of which hide what else the list says
+
 
 @click.group()
 def plugins() -> None:
@@ -53,5 +55,11 @@ def _table(infos: list[PluginInfo], specs: dict[str, list[str]]) -> str:
             sheet.labelled(plugin.name, f"broken: {plugin.error}", indent=2)
         elif specs[plugin.name]:
             sheet.blank()
-            sheet.labelled(plugin.name, f"resolves {', '.join(specs[plugin.name])}", indent=2)
+            sheet.labelled(plugin.name, f"resolves {_few(specs[plugin.name])}", indent=2)
     return sheet.text()
+
+
+def _few(names: list[str]) -> str:
+    if len(names) <= _MANY:
+        return ", ".join(names)
+    return f"{len(names)} names, {names[0]} to {names[-1]} (--format json lists them)"

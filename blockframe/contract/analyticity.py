@@ -10,7 +10,7 @@ from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
 
 if TYPE_CHECKING:
     from blockframe.analysis import Analysis
-    from blockframe.chain import Block
+    from blockframe.blocks import Block
     from blockframe.domains.analyticity import Issue
     from blockframe.graph.guard import Objection
 

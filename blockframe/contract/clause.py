@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Clause(Protocol):
     """Decides one clause of the contract for a chain and for each of its blocks."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def decide(self, analysis: Analysis) -> Sequence[Claim]:
         """One claim about the chain (``block=None``) and one per block, in the chain's order."""

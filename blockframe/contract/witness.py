@@ -21,7 +21,7 @@ from torch import Tensor
 
 from blockframe.analysis import Analysis
 from blockframe.atoms.facts import Atom, Bilinear, Pointwise, Selection
-from blockframe.chain import Block
+from blockframe.blocks import Block
 from blockframe.domains.analyticity import Issue
 from blockframe.graph.evaluate import call, evaluate, leaves
 from blockframe.graph.graph import Node, NodeKind, Ref

@@ -39,7 +39,7 @@ def top_eigenpair(
     product: Callable[[Tensor], Tensor],
     start: Tensor,
     *,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
     products: int = 200,
     basis: int | None = None,
 ) -> Eigenpair:
@@ -105,7 +105,8 @@ def mixed_start(size: int, *, seed: int, warm: Tensor | None = None) -> Tensor:
     noise /= torch.linalg.vector_norm(noise)
     if warm is None:
         return noise
-    return warm / torch.linalg.vector_norm(warm) + 0.1 * noise.to(warm.device)
+    direction: Tensor = warm / torch.linalg.vector_norm(warm)
+    return direction + 0.1 * noise.to(warm.device)
 
 
 def _orthogonalise(w: Tensor, held: Tensor) -> tuple[Tensor, NDArray[Any], float]:
@@ -124,4 +125,4 @@ def _orthogonalise(w: Tensor, held: Tensor) -> tuple[Tensor, NDArray[Any], float
 def _combine(vectors: NDArray[Any], held: Tensor) -> Tensor:
     """Rows: the columns of ``vectors`` (m, k) as combinations of the rows of ``held`` (m, P)."""
     weights = torch.as_tensor(vectors.T.copy(), dtype=held.dtype, device=held.device)
-    return torch.matmul(weights, held)
+    return torch.mm(weights, held)

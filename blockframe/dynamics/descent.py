@@ -15,7 +15,7 @@ from blockframe.errors import InputError
 from blockframe.naming import lookup
 from blockframe.problem import Problem
 
-FRACTION = 0.5
+FRACTION = 0.1
 """Of 2/λ_max(θ_0), the learning rate that ``auto`` takes."""
 
 DIVERGED = 1e6

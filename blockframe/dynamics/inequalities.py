@@ -25,7 +25,7 @@ NEIGHBOURHOOD = "neighbourhood"
 BALL = "ball"
 RATE = "rate"
 
-PER_STEP = (STABILITY, MONOTONE, DESCENT, NORMS)
+PER_STEP = (MONOTONE, STABILITY, DESCENT, NORMS)
 PER_RUN = (NEIGHBOURHOOD, BALL, RATE)
 
 
@@ -71,38 +71,43 @@ class Point:
 
 @frozen
 class StepCurvature:
-    """Λ_k: the largest curvature that was measured on the step from θ_k to θ_{k+1}.
+    """Λ_k: the curvature that the descent lemma is stated with on the step θ_k → θ_{k+1}.
 
-    The largest of the sharpness at both ends and the directional smoothness M_k between them, each
-    with its own error added. The descent lemma holds with M_k exactly, so with every Λ_k ≥ M_k. Λ_k
-    is no bound of the Hessian over the whole segment.
+    The largest that was measured: the sharpness at both ends, and the directional smoothness M_k
+    between them, each with its own error added. Where the sharpness is above 2/η, M_k alone: the
+    lemma holds with M_k exactly, so with every Λ_k ≥ M_k, and M_k is enough for this step, though
+    it says nothing about another direction. Λ_k is no bound of the Hessian over the segment.
 
     Attributes:
         value: Λ_k.
         least: the same with the errors subtracted.
+        directional: whether it is M_k because the sharpness is above 2/η.
         peak: whether M_k is above the sharpness at both ends, beyond the errors: the curvature is
             larger somewhere in between.
     """
 
     value: float
     least: float
-    peak: bool
+    directional: bool = False
+    peak: bool = False
 
     @classmethod
     def between(cls, lr: float, a: Point, b: Point) -> StepCurvature | None:
-        """None where nothing was measured: no sharpness, and a step of length 0."""
+        """None where nothing was measured that could be below 2/η on a step of length 0."""
         ends = [(p.sharpness, p.residual) for p in (a, b) if p.sharpness is not None]
-        above, below = [s + r for s, r in ends], [s - r for s, r in ends]
-        peak = False
+        sharpest = max((s + r for s, r in ends), default=-math.inf)
+        surely = max((s - r for s, r in ends), default=-math.inf)
         along = directional_smoothness(lr, a.loss, a.gradient_norm, b.loss)
-        if along is not None:
-            noise = 2 / (lr * lr * a.slope) * _noise(lr, a, b)
-            peak = bool(above) and along - noise > max(above)
-            above.append(along + 2 * noise)  # twice: the descent lemma then holds beyond the noise
-            below.append(along - noise)
-        if not above or not all(map(math.isfinite, above + below)):
+        if along is None:
+            return cls(sharpest, surely) if ends and lr * sharpest < 2 else None
+        noise = 2 / (lr * lr * a.slope) * _noise(lr, a, b)
+        above = along + 2 * noise  # twice: the descent lemma then holds beyond the noise
+        below = along - noise
+        if not math.isfinite(above) or not math.isfinite(below):
             return None
-        return cls(max(above), max(below), peak)
+        if lr * sharpest >= 2:
+            return cls(above, below, directional=True)
+        return cls(max(above, sharpest), max(below, surely), peak=bool(ends) and below > sharpest)
 
 
 def directional_smoothness(

@@ -126,6 +126,7 @@ def _numbers(run: Descent, points: list[Point], whole: list[Inequality]) -> dict
     }
     if known and len(known) == len(found):
         numbers["curvature"] = max(c.value for c in known)
+        numbers["directional_steps"] = sum(c.directional for c in known)
         numbers["peaks_between_iterates"] = sum(c.peak for c in known)
     for inequality in whole:
         numbers[f"{inequality.name}_bound"] = inequality.right

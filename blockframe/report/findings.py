@@ -12,6 +12,11 @@ from blockframe.contract.claim import Finding
 from blockframe.report.sheet import Sheet
 from blockframe.report.words import number, one_name, pattern
 
+_ONE_SIDED = {"order", "left", "right", "t"}
+"""Keys of a witness that compares one-sided derivatives (docs/findings)."""
+
+_ORDERS = {0: "value", 1: "derivative", 2: "second derivative", 3: "third derivative"}
+
 
 @frozen
 class Fold:
@@ -66,7 +71,16 @@ def _write(sheet: Sheet, fold: Fold) -> None:
 
 
 def seen(witness: Mapping[str, Any]) -> str:
-    """A witness in one line: ``left derivative 0, right derivative 0.4187, t 0.3179``."""
+    """A witness in one line: ``left derivative 0, right derivative 0.419 at t = 0.31792 (…)``."""
+    if witness.keys() >= _ONE_SIDED:
+        order = _ORDERS.get(witness["order"], "derivative")
+        sides = ", ".join(f"{side} {order} {_value(witness[side])}" for side in ("left", "right"))
+        details = {k: v for k, v in witness.items() if k in ("scale", "block", "entry", "line")}
+        return f"{sides} at t = {witness['t']:.6g} ({_listed(details)})"
+    return _listed(witness)
+
+
+def _listed(witness: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in witness.items())
 
 
@@ -75,5 +89,5 @@ def _value(value: Any) -> str:
         shown = ", ".join(_value(v) for v in value[:6])
         return f"[{shown}, …]" if len(value) > 6 else f"[{shown}]"
     if isinstance(value, Mapping):
-        return "{" + seen(value) + "}"
+        return "{" + _listed(value) + "}"
     return number(value)

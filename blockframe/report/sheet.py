@@ -48,7 +48,8 @@ class Sheet:
         """Everything so far, without blanks at line ends."""
         assert isinstance(self._console.file, io.StringIO)
         lines = self._console.file.getvalue().split("\n")
-        return "\n".join(line.rstrip() for line in lines)
+        text = "\n".join(line.rstrip() for line in lines)
+        return text if self.page.unicode else text.replace("…", "~")  # where rich cut a cell
 
     def spell(self, text: str) -> str:
         """``text`` in characters that the page can show; control characters are dropped."""

@@ -73,8 +73,11 @@ def replayed(exact: bool | None) -> str:
 def _clauses(sheet: Sheet, certificate: Certificate) -> None:
     claims = [c for c in certificate.claims if c.block is None]
     claims.sort(key=lambda c: CLAUSES.index(c.clause) if c.clause in CLAUSES else len(CLAUSES))
-    rows = [(_letter(c), c.verdict.value, _evidence(c), _why(c)) for c in claims]
+    rows = [(_letter(c), c.verdict.value, _evidence(c), c.statement) for c in claims]
     sheet.table(rows, ("clause", "verdict", "evidence", "why"), wrap=(3,))
+    regions = [f"{c.clause}: {c.region}" for c in claims if c.region]
+    if regions:
+        sheet.labelled("region", " · ".join(regions), indent=2)
 
 
 def _letter(claim: Claim) -> str:
@@ -84,10 +87,6 @@ def _letter(claim: Claim) -> str:
 
 def _evidence(claim: Claim) -> str:
     return claim.evidence.value.lower() if claim.evidence else "–"
-
-
-def _why(claim: Claim) -> str:
-    return claim.statement + (f" [{claim.region}]" if claim.region else "")
 
 
 def _conclusion(sheet: Sheet, certificate: Certificate) -> None:
@@ -118,7 +117,7 @@ def _meaning(certificate: Certificate) -> str:
     names = list(dict.fromkeys(c.clause for c in failing))
     text = f"{comma(names)} {_verb(names, 'fail')}"
     if all(c.subject == "trajectory" for c in failing):
-        return f"{text} on this run, at this learning rate; --lr auto chooses one."
+        return f"{text} on this run, at this learning rate; a smaller --lr may pass."
     return (
         f"{text}: the contract does not hold for this network. "
         "Training may still work; the theorem does not say so."

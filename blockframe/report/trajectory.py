@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blockframe.certificate.model import Inequality, Subject, Trajectory
 from blockframe.report.sheet import Sheet
-from blockframe.report.words import number, plural, sparkline
+from blockframe.report.words import apart, number, plural, sparkline
 
 _TITLES = {
     "loss": "loss",
@@ -26,8 +26,8 @@ _DETAILS = ("sharpness.residual", "descent.curvature", "descent.margin")
 
 def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> None:
     """Where it ran, the learning rate and its rule, the course of every series, inequalities."""
-    on = f"proxy ({subject.proxy})" if trajectory.scale == "proxy" else "full size"
-    where = [f"measured on the {on}", trajectory.data, f"loss {trajectory.loss}"]
+    on = f"on the proxy ({subject.proxy})" if trajectory.scale == "proxy" else "at full size"
+    where = [f"measured {on}", trajectory.data, f"loss {trajectory.loss}"]
     sheet.labelled("trajectory", " · ".join(w for w in where if w), indent=2)
     rule = f" = {trajectory.lr_rule}" if trajectory.lr_rule else ""
     taken, asked = trajectory.completed, trajectory.steps
@@ -89,6 +89,6 @@ def _violations(inequalities: Sequence[Inequality]) -> list[str]:
     """The first violation of each inequality."""
     first = {i.name: i for i in reversed(inequalities) if i.holds is False}
     return [
-        f"{i.name} violated at step {i.step}: {number(i.left)} > {number(i.right)}"
+        f"{i.name} violated at step {i.step}: {' > '.join(apart(i.left, i.right))}"
         for i in sorted(first.values(), key=lambda i: i.step)
     ]

@@ -12,7 +12,7 @@ _ASCII_BARS = "_.-~=+*#"
 
 
 def number(value: Any) -> str:
-    """``0.118``, ``5.62``, ``1,234``, ``3.1e-07``: four significant digits at most."""
+    """``0.118``, ``5.62``, ``12,346``, ``3.1e-07``: three or four digits that count."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -23,9 +23,21 @@ def number(value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0 or 1e-3 <= abs(value) < 9999.5:
         return f"{value:,.4g}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if 1 < abs(value) < 1e6 else f"{value:.3g}"
+
+
+def apart(a: float, b: float) -> tuple[str, str]:
+    """Two different numbers with as many digits as tell them apart."""
+    short = number(a), number(b)
+    if short[0] != short[1] or a == b:
+        return short
+    for digits in range(4, 17):
+        longer = f"{a:.{digits}g}", f"{b:.{digits}g}"
+        if longer[0] != longer[1]:
+            return longer
+    return repr(a), repr(b)
 
 
 def plural(count: int, noun: str) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class DescentLemma(Probe):
     """The descent lemma on the step that leads to θ_k: docs/theory section 6. None at θ_0.
 
-    ``curvature``: Λ, the largest curvature measured on the step (`StepCurvature`);
+    ``curvature``: Λ of the step (`StepCurvature`);
     ``margin``: how far L_{k+1} lies below the lemma's bound.
     """
 

@@ -1,7 +1,7 @@
 """Architectures of HuggingFace transformers, as a plugin of blockframe.
 
-A spec is a model type (``gpt2``, ``llama``, ``bert``, ``t5``, ``vit``, ...) or a local directory with
-a ``config.json``. Nothing is downloaded, no code of a directory is run, nothing is unpickled.
+A spec is a model type (``gpt2``, ``llama``, ``bert``, ``t5``, ``vit``) or a local directory with a
+``config.json``. Nothing is downloaded, no code of a directory is run, nothing is unpickled.
 """
 
 from __future__ import annotations

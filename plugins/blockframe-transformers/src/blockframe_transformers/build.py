@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import copy
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
 from attrs import frozen
-from blockframe.errors import InputError, SpecError
-from blockframe.foreign import foreign
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from blockframe.errors import InputError, SpecError
+from blockframe.foreign import foreign
 from blockframe_transformers.configs import parts
-from blockframe_transformers.names import classes
+from blockframe_transformers.names import TABLES, classes
+
+RUN: dict[str, Any] = {
+    "dtype": torch.float32,
+    "attn_implementation": "eager",  # matrix products and softmax, every op in the graph
+    "experts_implementation": "batched_mm",  # experts by indexing, not by a loop over the data
+}
+"""How every model is run."""
 
 
 @frozen
@@ -36,18 +45,21 @@ def architecture(config: PreTrainedConfig, spec: str) -> Architecture:
     Of a model that also sees or hears, the language part is taken where that is a model of its own.
 
     Raises:
-        SpecError: no class of this type does one of the tasks, or a package that it needs is missing.
+        SpecError: no class of this type does one of the tasks, or a package is missing.
     """
     text = config.get_text_config(decoder=True)
-    if config.model_type in classes()["causal"] and text.model_type in classes()["causal"]:
-        config = text
-    known = {task: table.get(config.model_type, ()) for task, table in classes().items()}
+    if {config.model_type, text.model_type} <= classes()["causal"].keys():
+        config = config if text.model_type == config.model_type else text
+    known = {task: classes()[task].get(config.model_type, ()) for task in TABLES}
     named = set(config.architectures or ())
     for task, names in sorted(known.items(), key=lambda item: not named & set(item[1])):
         if names:
             name = next((n for n in names if n in named), names[0])
             with foreign(lambda why: SpecError(f"{spec} cannot be imported ({why})", _INSTALL)):
-                return Architecture(task, config, getattr(transformers, name))
+                kind = getattr(transformers, name)
+            # A class can be that of a part: the decoder, the language model.
+            inner = [c for c in parts(config).values() if type(c) is kind.config_class]
+            return Architecture(task, inner[0] if inner else config, kind)
     raise SpecError(
         f"{spec} is no language model and no image classifier (model type {config.model_type})",
         "blockframe plugins list shows what can be resolved.",
@@ -91,24 +103,21 @@ def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
         raise InputError(
             f"{spec} holds no weights in safetensors", "Convert them; nothing else is read."
         )
-    config = copy.deepcopy(arch.config)
-    with foreign(lambda why: InputError(f"the weights in {spec} cannot be loaded ({why})", _WEIGHTS)):
-        model, info = arch.kind.from_pretrained(
+    with foreign(lambda why: InputError(f"{spec} cannot be loaded ({why})", _WEIGHTS)):
+        loaded: Any = arch.kind.from_pretrained(
             directory,
-            config=_prepared(config),
+            config=_prepared(arch.config),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            experts_implementation="batched_mm",
             output_loading_info=True,
+            **RUN,
         )
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise InputError(
-            f"the weights in {spec} lack {missing[0]} and {len(missing) - 1} more", _WEIGHTS
-        )
-    return model.eval()  # type: ignore[no-any-return]
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"the weights in {spec} lack {missing[0]}{others}", _WEIGHTS)
+    return cast(PreTrainedModel, model.eval())
 
 
 _WEIGHTS = "They must be the complete weights of the model that config.json describes."
@@ -120,32 +129,30 @@ def check_memory(model: PreTrainedModel, spec: str) -> None:
     Raises:
         InputError: they do.
     """
-    need = 4 * sum(p.numel() for p in model.parameters())
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need = 4 * sum(p.numel() for p in model.parameters()) / 1e9
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if need > have:
         raise InputError(
-            f"{spec} has weights of {need / 1e9:.0f} GB, this machine {have / 1e9:.0f} GB of memory",
+            f"{spec} has weights of {need:.0f} GB, and this machine has {have:.0f} GB of memory",
             "Leave out --full: the structure is analysed at full size, numbers on a proxy.",
         )
 
 
-def _building(spec: str):  # type: ignore[no-untyped-def]
+def _building(spec: str) -> AbstractContextManager[None]:
     return foreign(
         lambda why: SpecError(f"{spec} cannot be built ({why})", "Look at the values of --set.")
     )
 
 
 def _construct(arch: Architecture) -> PreTrainedModel:
-    return arch.kind._from_config(
-        _prepared(copy.deepcopy(arch.config)),
-        dtype=torch.float32,
-        attn_implementation="eager",  # plain matrix products and softmax: every op in the graph
-        experts_implementation="batched_mm",  # experts by indexing, not by a loop over the data
-    ).eval()
+    # _from_config, unlike the class itself, also installs what collects hidden states.
+    model = arch.kind._from_config(_prepared(arch.config), **RUN)  # type: ignore[no-untyped-call]
+    return cast(PreTrainedModel, model.eval())
 
 
 def _prepared(config: PreTrainedConfig) -> PreTrainedConfig:
-    """``config`` without a cache, in all its parts."""
+    """A copy of ``config`` without a cache, in all its parts."""
+    config = copy.deepcopy(config)
     for inner in (config, *parts(config).values()):
         if hasattr(inner, "use_cache"):
             inner.use_cache = False

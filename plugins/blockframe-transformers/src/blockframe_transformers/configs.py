@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import __version__ as version
+
 from blockframe.errors import SpecError
 from blockframe.foreign import foreign
 from blockframe.naming import suggestion
-from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers import __version__ as version
 
 OURS = frozenset(
     {
@@ -39,7 +41,7 @@ def configuration(spec: str, settings: Mapping[str, Any]) -> PreTrainedConfig:
     """
     directory = Path(spec)
     values = _read(directory / "config.json") if (directory / "config.json").is_file() else {}
-    model_type = values.get("model_type", None if values else spec)
+    model_type = str(values.get("model_type")) if values else spec
     if model_type not in CONFIG_MAPPING:
         raise SpecError(
             f"{spec} is of model type '{model_type}', which transformers {version} does not know",
@@ -63,6 +65,7 @@ def parts(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
 def attributes(config: PreTrainedConfig) -> list[str]:
     """What can be set, parts with a dot."""
     own = {f.name for f in fields(type(config))} | vars(config).keys() | config.attribute_map.keys()
+    own |= {"num_labels"}
     names = [n for n in own if not n.startswith("_") and n not in OURS]
     for part, inner in parts(config).items():
         names.remove(part)
@@ -89,9 +92,16 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _make(kind: type[PreTrainedConfig], values: Mapping[str, Any], spec: str) -> PreTrainedConfig:
     with foreign(lambda why: SpecError(f"{spec} cannot be configured ({why})", _VALUES)):
-        return kind.from_dict(json.loads(json.dumps(values)))
+        config = kind.from_dict(copy.deepcopy(dict(values)))
+        # Some types leave these to checkpoints; what they then mean is the same everywhere.
+        if vars(config).get("num_key_value_heads", 0) is None:
+            config.num_key_value_heads = config.num_attention_heads
+        if vars(config).get("head_dim", 0) is None:
+            config.head_dim = config.hidden_size // config.num_attention_heads
+        return config
 
 
+_FILE = "It must be a configuration of transformers."
 _VALUES = "Look at the values given with --set, or in config.json."
 
 
@@ -99,7 +109,11 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SpecError(f"{file} cannot be read ({error})", "It must hold one JSON object.") from error
+        raise SpecError(
+            f"{file} cannot be read ({error})", "It must hold one JSON object."
+        ) from error
     if not isinstance(values, dict):
-        raise SpecError(f"{file} holds no JSON object", "It must be a configuration of transformers.")
+        raise SpecError(
+            f"{file} holds no JSON object", "It must be a configuration of transformers."
+        )
     return {k: v for k, v in values.items() if k not in FOREIGN}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from blockframe.atoms.catalogue import Catalogue
+from blockframe.errors import InputError, PluginError
 from blockframe.domains.dependence import dependence
 from blockframe.graph.evaluate import evaluate, leaves
 from blockframe.graph.expand import Expanded, expand
@@ -81,6 +82,21 @@ class BlockChain:
         blocks = _blocks(problem, graph, varies)
         return cls(problem, graph, expanded, catalogue, varies, blocks)
 
+    def checked_against(self, traced: BlockChain) -> BlockChain:
+        """This chain, if it cuts the same nodes as ``traced`` into consecutive blocks.
+
+        Raises:
+            PluginError: it does not; a plugin may change names, roles and cuts only.
+        """
+        ours = [i for block in self.blocks for i in block.nodes]
+        theirs = [i for block in traced.blocks for i in block.nodes]
+        if self.graph is not traced.graph or ours != theirs:
+            raise PluginError(
+                "a plugin's chain does not hold the traced nodes in their order",
+                "Let blockframe_chain change names, roles and cuts only.",
+            )
+        return self
+
     @cached_property
     def owners(self) -> dict[int, Block]:
         """The block of every varying node of the captured graph."""
@@ -111,8 +127,6 @@ class BlockChain:
             return (fixed | state)[self.graph.output]
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
-        from blockframe.errors import InputError
-
         if not self.problem.has_weights:
             raise InputError(
                 f"{self.problem.spec or 'the model'} is on the meta device: its parameters hold no numbers",

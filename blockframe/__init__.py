@@ -1,0 +1,61 @@
+"""Does this network satisfy the assumptions under which gradient descent provably converges?
+
+    >>> import blockframe
+    >>> certificate = blockframe.certify("gpt2")
+    >>> certificate.claim("analyticity").verdict
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blockframe.atoms.facts import (
+        Atom as Atom, Bilinear as Bilinear, Composite as Composite, Detached as Detached,
+        Discrete as Discrete, Kink as Kink, Layout as Layout, Linear as Linear,
+        Pointwise as Pointwise, Random as Random, Rowwise as Rowwise, Selection as Selection,
+        Source as Source,
+    )  # fmt: skip
+    from blockframe.blocks import Block as Block, BlockChain as BlockChain
+    from blockframe.certificate.model import Certificate as Certificate
+    from blockframe.certifier import certify as certify, chain as chain, descend as descend
+    from blockframe.certifier import load as load
+    from blockframe.contract.claim import Claim as Claim, Evidence as Evidence
+    from blockframe.contract.claim import Finding as Finding, Verdict as Verdict
+    from blockframe.contract.contract import Contract as Contract
+    from blockframe.dynamics.probes import Probe as Probe
+    from blockframe.hookspecs import hookimpl as hookimpl
+    from blockframe.problem import Problem as Problem, Request as Request
+
+_HOMES = {
+    "blockframe.atoms.facts": (
+        "Atom", "Bilinear", "Composite", "Detached", "Discrete", "Kink", "Layout", "Linear",
+        "Pointwise", "Random", "Rowwise", "Selection", "Source",
+    ),
+    "blockframe.blocks": ("Block", "BlockChain"),
+    "blockframe.certificate.model": ("Certificate",),
+    "blockframe.certifier": ("certify", "chain", "descend", "load"),
+    "blockframe.contract.claim": ("Claim", "Evidence", "Finding", "Verdict"),
+    "blockframe.contract.contract": ("Contract",),
+    "blockframe.dynamics.probes": ("Probe",),
+    "blockframe.hookspecs": ("hookimpl",),
+    "blockframe.problem": ("Problem", "Request"),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'blockframe' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,160 @@
+"""From a spec and what the user asked to a problem: full size on meta, and a proxy with numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from blockframe.errors import SpecError
+from blockframe.foreign import foreign
+from blockframe.initialize import initialize
+from blockframe.problem import Problem, Request
+from blockframe_transformers import build, tasks
+from blockframe_transformers.build import Architecture
+from blockframe_transformers.configs import configuration
+from blockframe_transformers.reduce import reduce
+
+SMALL = 1_000_000
+"""A model with so few parameters is run as it is."""
+PROXY = 2_000_000
+"""Parameters that a proxy has at most."""
+COPIES = (1, 2, 1000)
+"""Layers of each kind, tried in turn: some models share weights between two of a kind, or count."""
+
+
+def resolve(spec: str, request: Request) -> Problem:
+    """The problem of ``spec``, a model type or a directory with a ``config.json``.
+
+    Raises:
+        SpecError: a setting that there is not, or a configuration that makes no model.
+        InputError: data or weights that do not fit.
+    """
+    with _quiet():
+        return _resolve(spec, request)
+
+
+def _resolve(spec: str, request: Request) -> Problem:
+    arch = build.architecture(configuration(spec, request.settings), spec)
+    full = build.on_meta(arch, spec)
+    shapes = tasks.shapes(arch.task, full)
+    if request.full or sum(p.numel() for p in full.parameters()) <= SMALL:
+        build.check_memory(full, spec)
+        return _problem(spec, arch, _weights(spec, arch, request), request)
+    proxy, note = _proxy(spec, arch, request)
+    return Problem(
+        full,
+        shapes.inputs,
+        loss=request.loss or "ce",
+        keywords={**shapes.keywords, **tasks.constants(full)},
+        output="logits",
+        spec=spec,
+        note=note,
+        proxy=proxy,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers logs about configurations: it concerns training and generation."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _weights(spec: str, arch: Architecture, request: Request) -> PreTrainedModel:
+    if request.full and Path(spec).is_dir():
+        return build.stored(arch, Path(spec), spec)
+    return build.random(arch, request.seed, spec)
+
+
+def _proxy(spec: str, arch: Architecture, request: Request) -> tuple[Problem | None, str]:
+    """A small model of the same kind that runs, and how it differs, or why there is none."""
+    why = ""
+    for copies in COPIES:
+        try:
+            config = _small(spec, arch, copies)
+            if arch.task == "image":
+                config.num_labels = tasks.pictures(request)[0].classes or 1
+            small = arch.with_config(config)
+            if build.on_meta(small, spec).num_parameters() > PROXY:
+                why = why or f"its smallest form has more than {PROXY:,} parameters"
+                break
+            model = build.random(small, request.seed, spec)
+            note = _differences(arch.config, config)
+            return _problem(spec, small, model, request, note), note
+        except SpecError as error:
+            why = why or error.message
+    return None, f"no proxy: {why}"
+
+
+def _small(spec: str, arch: Architecture, copies: int) -> PreTrainedConfig:
+    with foreign(lambda why: SpecError(f"{spec} cannot be reduced ({why})")):
+        return type(arch.config).from_dict(reduce(arch.config.to_dict(), copies))
+
+
+def _problem(
+    spec: str, arch: Architecture, model: PreTrainedModel, request: Request, note: str = ""
+) -> Problem:
+    """The problem of a model that has weights.
+
+    Raises:
+        SpecError: it does not run, or does not answer with finite logits for every target.
+    """
+    batch = tasks.batch(arch.task, model.config, request)
+    keywords = {**batch.keywords, **tasks.constants(model)}
+    # A mixer's decay rates (A_log) form a matrix that multiplies nothing.
+    initialize(model, request.init, request.seed, transposed=(Conv1D,), keep=("A_log",))
+    with foreign(lambda why: SpecError(f"{spec} cannot be run ({why})")), torch.no_grad():
+        logits = model(*batch.inputs, **keywords)["logits"]
+    if batch.targets is None or logits.shape[:-1] != batch.targets.shape:
+        raise SpecError(f"{spec} answers with logits of shape {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise SpecError(f"{spec} answers with logits that are not finite")
+    targets = batch.targets
+    if request.loss == "mse":
+        targets = torch.nn.functional.one_hot(targets, logits.shape[-1]).to(logits.dtype)
+    return Problem(
+        model,
+        batch.inputs,
+        targets,
+        loss=request.loss or "ce",
+        keywords=keywords,
+        output="logits",
+        spec=spec,
+        data=batch.words,
+        note=note,
+    )
+
+
+def _differences(large: PreTrainedConfig, small: PreTrainedConfig) -> str:
+    """``2 of 12 layers, width 64 of 768, 4 of 12 heads, vocabulary 256 of 50,257``."""
+    said = []
+    for text, names in (
+        ("{} of {} layers", ("num_hidden_layers", "encoder_layers")),
+        ("width {} of {}", ("hidden_size", "d_model")),
+        ("{} of {} heads", ("num_attention_heads",)),
+        ("{} of {} experts", ("num_experts", "num_local_experts", "n_routed_experts")),
+        ("vocabulary {} of {}", ("vocab_size",)),
+        ("pictures of {} of {} pixels a side", ("image_size",)),
+        ("{} of {} labels", ("num_labels",)),
+    ):
+        for name in names:
+            old, new = (getattr(_part(c), name, None) for c in (large, small))
+            if isinstance(old, int) and isinstance(new, int) and old != new:
+                said.append(text.format(f"{new:,}", f"{old:,}"))
+                break
+    return ", ".join(said)
+
+
+def _part(config: PreTrainedConfig) -> PreTrainedConfig:
+    return config.get_text_config(decoder=True)

@@ -1,0 +1,273 @@
+"""The command `certify`, with `blockframe.certify` replaced: options, output, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from click.testing import CliRunner, Result
+
+import blockframe
+from blockframe.certificate import store
+from blockframe.certificate.model import Certificate
+from blockframe.cli.program import CRASHED, program
+from blockframe.errors import CertificateError, InputError
+
+Run = Callable[..., Result]
+
+
+class Fake:
+    """Stands for `blockframe.certify`: remembers its arguments, gives ``answer``."""
+
+    def __init__(self, answer: Certificate | BaseException) -> None:
+        self.answer = answer
+        self.arguments: dict[str, Any] = {}
+
+    def __call__(self, target: str, **arguments: Any) -> Certificate:
+        self.arguments = {"target": target, **arguments}
+        arguments["progress"].stage("tracing")
+        arguments["progress"].step(1, 2, "half")
+        print("the user's model prints")
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, inconclusive: Certificate) -> Fake:
+    made = Fake(inconclusive)
+    monkeypatch.setattr(blockframe, "certify", made, raising=False)
+    monkeypatch.setattr("blockframe.plugins.entry_points", lambda **_: [])
+    return made
+
+
+@pytest.fixture
+def run(fake: Fake) -> Run:
+    def _run(*arguments: str) -> Result:
+        return CliRunner().invoke(program, ["certify", *arguments])
+
+    return _run
+
+
+@pytest.mark.parametrize(("name", "code"), [("certified", 0), ("refuted", 1), ("inconclusive", 3)])
+def test_exit_code(
+    name: str, code: int, run: Run, fake: Fake, request: pytest.FixtureRequest
+) -> None:
+    fake.answer = request.getfixturevalue(name)
+    result = run("toy")
+    assert result.exit_code == code
+    assert fake.answer.verdict.value in result.stdout
+
+
+def test_interrupted_run(run: Run, fake: Fake, refuted: Certificate, tmp_path: Path) -> None:
+    assert refuted.trajectory is not None
+    ended = evolve(refuted.trajectory, steps=9, ended="interrupted at step 4 by the user")
+    fake.answer = evolve(refuted, trajectory=ended)
+    result = run("toy", "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert "interrupted at step 4 by the user" in result.stdout
+    assert store.read(tmp_path / "toy.cert.json") == fake.answer
+
+
+def test_json_is_all_that_is_on_stdout(run: Run, fake: Fake) -> None:
+    result = run("toy", "--format", "json")
+    assert Certificate.from_json(result.stdout) == fake.answer
+    assert "the user's model prints" in result.stderr
+    assert "blockframe: tracing …" in result.stderr
+
+
+def test_defaults(run: Run, fake: Fake) -> None:
+    run("toy")
+    assert fake.arguments.pop("registry").plugins[0].name == "core"
+    assert fake.arguments.pop("progress") is not None
+    assert fake.arguments == {
+        "target": "toy", "settings": {}, "data": None, "samples": None, "loss": None, "steps": 20,
+        "lr": "auto", "init": "default", "device": "auto", "dtype": None, "seed": 0,
+        "static_only": False, "full": False, "probes": (),
+    }  # fmt: skip
+
+
+def test_options(run: Run, fake: Fake) -> None:
+    result = run(
+        "toy", "--set", "width=64", "--set", "activation=gelu", "--set", "x.y=[1, 2]", "--set", "z=",
+        "--set", "n=null", "--set", "e=a=b", "--data", "digits", "--samples", "5", "--loss", "ce",
+        "--steps", "0", "--lr", "0.5", "--init", "he", "--device", "cpu", "--dtype", "float32",
+        "--seed", "7", "--static-only", "--full", "--probe", "loss", "--probe", "pl",
+    )  # fmt: skip
+    assert result.exit_code == 3
+    del fake.arguments["registry"], fake.arguments["progress"]
+    assert fake.arguments == {
+        "target": "toy",
+        "settings": {
+            "width": 64, "activation": "gelu", "x.y": [1, 2], "z": "", "n": None, "e": "a=b",
+        },
+        "data": "digits", "samples": 5, "loss": "ce", "steps": 0, "lr": 0.5, "init": "he",
+        "device": "cpu", "dtype": "float32", "seed": 7, "static_only": True, "full": True,
+        "probes": ("loss", "pl"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Missing argument 'SPEC'."),
+        (["toy", "--steps", "-1"], "Invalid value for '--steps': -1 is not in the range x>=0."),
+        (["toy", "--steps", "1.5"], "'1.5' is not a valid integer"),
+        (["toy", "--samples", "0"], "0 is not in the range x>=1"),
+        (["toy", "--lr", "abc"], "Invalid value for '--lr': 'abc' is neither 'auto' nor a number."),
+        (["toy", "--lr", "0"], "0 is not a positive number"),
+        (["toy", "--lr=-1"], "-1 is not a positive number"),
+        (["toy", "--lr", "nan"], "nan is not a positive number"),
+        (["toy", "--lr", "inf"], "inf is not a positive number"),
+        (["toy", "--init", "lucky"], "'lucky' is not one of 'default', 'xavier', 'he', 'lecun'"),
+        (["toy", "--dtype", "float8"], "'float8' is not one of"),
+        (["toy", "--set", "width"], "'width' is not of the form KEY=VALUE"),
+        (["toy", "--set", "=3"], "'=3' is not of the form KEY=VALUE"),
+        (["toy", "--set", "a=1", "--set", "a=2"], "'a' is given twice"),
+        (["toy", "--nosuch"], "No such option"),
+        (["toy", "more"], "unexpected extra argument"),
+        (["toy", "--format", "jsn"], "there is no format 'jsn'. Did you mean json?"),
+        (["toy", "--probe", "los"], "there is no probe 'los'. Did you mean loss?"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: list[str], says: str, run: Run, fake: Fake) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stderr.startswith("blockframe: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert fake.arguments == {}
+
+
+def test_errors_are_one_line(run: Run, fake: Fake) -> None:
+    fake.answer = InputError("the data does\nnot fit", "Bring other data.")
+    result = run("toy")
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line == "blockframe: the data does not fit. Bring other data."
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "blockframe: interrupted.\n"),
+        (MemoryError(), 2, "out of memory"),
+        (OSError(28, "No space left on device", "/x"), 2, "No space left on device: /x."),
+        (RuntimeError("a bug"), CRASHED, "RuntimeError: a bug"),
+    ],
+)
+def test_other_endings(error: BaseException, code: int, says: str, run: Run, fake: Fake) -> None:
+    fake.answer = error
+    result = run("toy")
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert ("Traceback" in result.stderr) is (code == CRASHED)
+    assert result.stdout == ""
+
+
+def test_out(run: Run, fake: Fake, tmp_path: Path) -> None:
+    directory = tmp_path / "new" / "place"
+    result = run("models/toy.py:make", "--out", str(directory))
+    path = directory / "models-toy.py-make.cert.json"
+    assert store.read(path) == fake.answer
+    assert f"certificate: {path}" in result.stdout.replace("\n  ", "").replace("\n", "")
+
+
+def test_nothing_is_written_unasked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "nothing was written; --out DIR keeps the certificate" in run("toy").stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_is_tried_before_the_work(run: Run, fake: Fake, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("toy", "--out", str(tmp_path / "file" / "below"))
+    assert result.exit_code == 2
+    assert "cannot write to" in result.stderr
+    assert fake.arguments == {}
+
+
+def test_a_disk_that_fills_up_loses_nothing(
+    run: Run, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = store.write
+
+    def full(certificate: Certificate, path: Path) -> None:
+        if path.parent == tmp_path / "out":
+            raise CertificateError(f"could not write {path}: No space left on device")
+        write(certificate, path)
+
+    monkeypatch.setattr(store, "write", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run("toy", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "INCONCLUSIVE" in result.stdout
+    assert result.stderr.splitlines()[-1].endswith("No space left on device.")
+    (saved,) = tmp_path.glob("blockframe-*/toy.cert.json")
+    assert store.read(saved) == fake.answer
+    assert str(saved) in result.stderr
+
+
+def test_nowhere_to_write(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(certificate: Certificate, path: Path) -> None:
+        raise CertificateError(f"could not write {path}: No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run("toy", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "INCONCLUSIVE" in result.stdout
+
+
+def test_a_renderer_of_a_plugin(run: Run, monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
+    from blockframe import builtin
+    from blockframe.hookspecs import hookimpl
+
+    class Words:
+        name = "words"
+
+        def render(self, certificate: Certificate, page: Any) -> str:
+            return f"{certificate.verdict} in {page.width}\n"
+
+    monkeypatch.setattr(builtin, "blockframe_renderers", hookimpl(lambda: [Words()]))
+    monkeypatch.setenv("COLUMNS", "77")
+    assert run("toy", "--format", "words").stdout == "INCONCLUSIVE in 77\n"
+
+
+def test_a_broken_plugin_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    broken = EntryPoint("acme", "no_such_module_acme", "blockframe")
+    monkeypatch.setattr("blockframe.plugins.entry_points", lambda **_: [broken])
+    result = run("toy", "--format", "json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["verdict"] == "INCONCLUSIVE"
+    assert "could not be loaded (ModuleNotFoundError: No module named" in result.stderr
+    monkeypatch.setenv("BLOCKFRAME_STRICT_PLUGINS", "1")
+    result = run("toy")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_progress_on_a_terminal_is_on_stderr_and_gone_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from blockframe.cli.progress import Live, progress
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    with progress() as working:
+        assert isinstance(working, Live)
+        working.step(1, 2, "before any stage")
+        working.stage("tracing [bold]")
+        working.step(1, 2, "half")
+        working.stage("gradient descent")
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,137 @@
+"""The text report as a whole."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from attrs import evolve
+
+from blockframe.certificate.model import Certificate, Inequality
+from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
+from blockframe.report import Page
+from blockframe.report.document import JsonRenderer
+from blockframe.report.terminal import TextRenderer
+
+
+def render(certificate: Certificate, **page: object) -> str:
+    return TextRenderer().render(certificate, Page(**page))  # type: ignore[arg-type]
+
+
+REFUTED = """\
+toy · ToyModel · 13,824 parameters, full size                                             torch 2.13
+chain  embed → 3 × [pre-norm attention, pre-norm MLP] → final norm → head
+proxy  3 layers × 16; numbers are measured on it; replay exact
+
+  clause            verdict   evidence   why
+  A analyticity     FAILS     measured   relu in 3 of 9 blocks
+  S smoothness      UNKNOWN   –          not decided by this version
+  D dissipativity   UNKNOWN   –          not decided by this version
+  N nondegeneracy   UNKNOWN   –          not decided by this version
+    descent         HOLDS     measured   4 steps
+  region  descent: 4 iterates
+
+  block                   role        residual   parameters   A
+  wte                     embed       –               4,096   HOLDS
+  h.0-2.attention   3 ×   attention   pre-norm        1,088   HOLDS
+  h.0-2.mlp         3 ×   MLP         pre-norm        2,144   FAILS
+  ln_f                    norm        –                  32   HOLDS
+  lm_head                 head        –                   0   HOLDS
+
+  trajectory  measured on the proxy (3 layers × 16) · text, 4 sequences of 8 tokens · loss ce
+    lr 0.118 = 0.9 × 2/λ(θ₀) · 4 steps
+                               first → last   course   least to greatest
+    loss                       5.62 → 3.07    █▆▄▂▁    3.07 to 5.62
+    directional smoothness M   15.1 → 14.9     ▆█▃▁    14.9 to 15.2
+    inequalities that hold  descent lemma 3 of 4 (1 within rounding)
+
+A101 relu has a kink where its input crosses 0   (3 places)
+  at    h.0-2.mlp.act     net.py:17
+        h = torch.relu(h)
+  seen  h.0.mlp.act: left derivative 0, right derivative 0.4187 at t = 0.31792 (block h.0.mlp)
+  help  the theory needs an analytic activation: `--set activation=gelu`
+
+REFUTED: analyticity fails: the contract does not hold for this network. Training may still work;
+the theorem does not say so.
+  nothing was written; --out DIR keeps the certificate
+"""
+
+
+def test_the_whole_page(refuted: Certificate) -> None:
+    assert render(refuted) == REFUTED
+
+
+def test_saved(refuted: Certificate) -> None:
+    assert render(refuted, saved="out/toy.cert.json").endswith(
+        "\n  certificate: out/toy.cert.json\n"
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 160])
+@pytest.mark.parametrize("unicode", [True, False])
+def test_width_and_character_set(refuted: Certificate, width: int, unicode: bool) -> None:
+    text = render(refuted, width=width, unicode=unicode)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.isascii() is not unicode
+    for word in ("REFUTED", "A101", "smoothness", "0.118", "net.py:17"):
+        assert word in text
+
+
+def test_color_only_where_asked(refuted: Certificate) -> None:
+    assert "\x1b" not in render(refuted)
+    colored = render(refuted, color=True)
+    assert "\x1b[" in colored
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colored).replace(" ", "") == REFUTED.replace(" ", "")
+
+
+def test_certified(certified: Certificate) -> None:
+    text = render(certified)
+    assert "CERTIFIED: every clause holds" in text
+    assert "trajectory" not in text
+
+
+def test_inconclusive(inconclusive: Certificate) -> None:
+    text = " ".join(render(inconclusive).split())
+    assert "INCONCLUSIVE: nothing fails; analyticity holds; smoothness, dissipativity and " in text
+    assert "nondegeneracy are not decided." in text
+
+
+def test_a_failure_of_the_run_alone_blames_the_run(refuted: Certificate) -> None:
+    witness = Finding("D401", "the loss rose", witness={"step": 2})
+    descent = Claim(
+        "descent", Verdict.FAILS, "at step 2", Evidence.MEASURED, "trajectory", findings=(witness,)
+    )
+    assert refuted.trajectory is not None
+    run = evolve(
+        refuted.trajectory,
+        steps=20,
+        ended="diverged at step 4: the loss reached 1e+09",
+        inequalities=(Inequality("monotone decrease", 2, 5.0, 4.0, False),),
+    )
+    text = " ".join(render(evolve(refuted, claims=(descent,), trajectory=run)).split())
+    assert "REFUTED: descent fails on this run, at this learning rate" in text
+    assert "the contract does not hold" not in text
+    assert "4 of 20 steps · ended: diverged at step 4" in text
+    assert "monotone decrease violated at step 2: 5 > 4" in text
+    assert "the run ended early: diverged at step 4" in text
+
+
+def test_evidence_is_what_the_claim_says_and_nothing_more(refuted: Certificate) -> None:
+    for evidence in Evidence:
+        claim = Claim("analyticity", Verdict.HOLDS, "s", evidence)
+        text = render(evolve(refuted, claims=(claim,), trajectory=None))
+        row = next(line for line in text.splitlines() if line.startswith("  A analyticity"))
+        shown = [e.value.lower() for e in Evidence if e.value.lower() in row]
+        assert shown == [evidence.value.lower()]
+
+
+def test_hostile_text_is_only_text(refuted: Certificate) -> None:
+    claim = Claim("analyticity", Verdict.UNKNOWN, "[bold]x[/bold] :smile: \x1b[31m\r\n[/]")
+    text = render(evolve(refuted, claims=(claim,)))
+    assert "[bold]x[/bold] :smile:" in text
+    assert "\x1b" not in text
+    assert "\r" not in text
+
+
+def test_json(refuted: Certificate) -> None:
+    assert JsonRenderer().render(refuted, Page()) == refuted.to_json()
