@@ -55,7 +55,13 @@ def load(
         PluginError: a plugin broke off.
     """
     request = Request(
-        settings=settings or {}, data=data, loss=loss, init=init, samples=samples, seed=seed, full=full
+        settings=settings or {},
+        data=data,
+        loss=loss,
+        init=init,
+        samples=samples,
+        seed=seed,
+        full=full,
     )
     return as_problem(target, request, registry or load_plugins())
 
@@ -190,7 +196,10 @@ def summary(block: Block) -> BlockSummary:
     """``block`` as certificates and listings show it."""
     residual = None
     if block.residual is not None:
-        residual = {"placement": str(block.residual.placement), "branches": len(block.residual.branches)}
+        residual = {
+            "placement": str(block.residual.placement),
+            "branches": len(block.residual.branches),
+        }
     state = tuple(shape or () for shape in block.state)
     return BlockSummary(block.name, block.role, block.parameters, residual, state)
 

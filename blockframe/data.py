@@ -240,11 +240,7 @@ def sequences(text: bytes, vocabulary: int, count: int, length: int) -> NDArray[
     """
     import numpy as np
 
-    if min(vocabulary, count, length) < 1:
-        raise InputError(
-            f"{count} sequences of {length} tokens out of {vocabulary} cannot be cut",
-            "All three must be positive.",
-        )
+    _check_sizes(vocabulary, count, length)
     tokens = np.frombuffer(text, dtype=np.uint8).astype(np.int64) % vocabulary
     stride = (len(tokens) - length) // count
     if stride < 1:
@@ -261,9 +257,14 @@ def sequences(text: bytes, vocabulary: int, count: int, length: int) -> NDArray[
 
 
 def random_sequences(vocabulary: int, count: int, length: int, seed: int) -> NDArray[np.int64]:
-    """Tokens drawn uniformly from [0, vocabulary), of shape (count, length)."""
+    """Tokens drawn uniformly from [0, vocabulary), of shape (count, length).
+
+    Raises:
+        InputError: a number is not positive.
+    """
     import numpy as np
 
+    _check_sizes(vocabulary, count, length)
     return np.random.default_rng(seed).integers(0, vocabulary, (count, length))
 
 
@@ -282,3 +283,11 @@ def standardised(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
     deviation = x.std(axis=0)
     return np.asarray((x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0))
+
+
+def _check_sizes(vocabulary: int, count: int, length: int) -> None:
+    if min(vocabulary, count, length) < 1:
+        raise InputError(
+            f"{count} sequences of {length} tokens out of {vocabulary} cannot be had",
+            "All three numbers must be positive.",
+        )

@@ -111,5 +111,7 @@ class Problem:
 
 def _describe(value: object) -> str:
     if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__} of {', '.join(type(v).__name__ for v in value) or 'nothing'}"
+        return (
+            f"{type(value).__name__} of {', '.join(type(v).__name__ for v in value) or 'nothing'}"
+        )
     return type(value).__name__

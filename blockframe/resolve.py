@@ -16,7 +16,7 @@ from attrs import evolve
 from blockframe.dynamics.losses import default_loss
 from blockframe.errors import InputError, PluginError, SpecError
 from blockframe.foreign import foreign
-from blockframe.naming import nearest, suggestion
+from blockframe.naming import lookup, nearest, suggestion
 from blockframe.problem import Problem, Request
 from blockframe.supply import supply
 from blockframe.userfile import Source, source
@@ -46,7 +46,7 @@ def as_problem(target: object, request: Request, registry: Registry) -> Problem:
         )
     problem = _problem(target, "the target is", _REMEDY.format("Give"))
     problem = evolve(problem, spec=problem.spec or type(problem.module).__name__)
-    return supply(problem, request, registry)
+    return supply(problem, _prepared(request, registry))
 
 
 def resolve(spec: str, request: Request, registry: Registry) -> Problem:
@@ -58,6 +58,7 @@ def resolve(spec: str, request: Request, registry: Registry) -> Problem:
         InputError: what the user's code returns is no problem; the data does not fit.
         PluginError: a plugin broke off.
     """
+    request = _prepared(request, registry)
     prefix, _, rest = spec.partition(":")
     for info in registry.plugins:
         if rest and info.name == prefix and info.error:
@@ -65,15 +66,25 @@ def resolve(spec: str, request: Request, registry: Registry) -> Problem:
     chosen = [p for p in registry.loaded if rest and p.info.name == prefix]
     code = None if chosen else source(spec)
     if code is not None:
-        problem = supply(_by_code(code, request), request, registry)
+        problem = supply(_by_code(code, request), request)
     else:
-        request = evolve(request, datasets=registry.datasets())
         asked = chosen or registry.loaded
         answers = _answers(rest if chosen else spec, request, asked)
         if not answers:
             raise _unknown(spec, asked)
         problem = answers[0]
     return evolve(problem, spec=problem.spec or spec)
+
+
+def _prepared(request: Request, registry: Registry) -> Request:
+    """``request``, its loss looked up, with what its data can name.
+
+    Raises:
+        InputError: there is no such loss.
+    """
+    if request.loss is not None:
+        lookup("loss", request.loss, registry.losses())
+    return evolve(request, datasets=registry.datasets())
 
 
 def _answers(spec: str, request: Request, plugins: Sequence[Plugin]) -> list[Problem]:

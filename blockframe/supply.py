@@ -13,28 +13,24 @@ from attrs import evolve
 from blockframe.data import RANDOM, Samples, find
 from blockframe.errors import InputError
 from blockframe.initialize import DEFAULT, initialize
-from blockframe.naming import lookup
 from blockframe.problem import Problem, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blockframe.plugins import Registry
 
-
-def supply(problem: Problem, request: Request, registry: Registry) -> Problem:
+def supply(problem: Problem, request: Request) -> Problem:
     """``problem`` with the data, loss, initialization and sample count of ``request``.
 
     Where the module has no weights, its proxy gets them. The user's module is never changed.
 
     Raises:
-        InputError: there is no such data, loss or initialization, or it does not fit.
+        InputError: there is no such data or initialization, or it does not fit.
     """
     if not problem.has_weights and problem.proxy is not None:
-        proxy = supply(problem.proxy, request, registry)
+        proxy = supply(problem.proxy, request)
         return evolve(problem, proxy=proxy, loss=proxy.loss)
     if request.loss is not None:
-        lookup("loss", request.loss, registry.losses())
         problem = evolve(problem, loss=request.loss)
     if request.init != DEFAULT:
         module = copy.deepcopy(problem.module)
@@ -43,7 +39,7 @@ def supply(problem: Problem, request: Request, registry: Registry) -> Problem:
     if request.data == RANDOM:
         problem = _random_targets(_first(problem, request.samples), request)
     elif request.data is not None:
-        samples = find(request.data, registry.datasets())
+        samples = find(request.data, request.datasets)
         problem = _with_samples(problem, samples.samples(), samples.words, request)
     else:
         problem = _first(problem, request.samples)

@@ -50,6 +50,8 @@ class TestSequences:
     def test_no_sequences_are_refused(self):
         with pytest.raises(InputError, match="positive"):
             data.sequences(b"abcd", 256, 0, 3)
+        with pytest.raises(InputError, match="positive"):
+            data.random_sequences(256, 0, 3, 0)
 
 
 class TestSamples:

@@ -11,7 +11,9 @@ def _always(node: Node, of: Ranges) -> bool:
     a, b = of(node.args[0]), of(node.args[1])
     if a.hi < b.lo or b.hi < a.lo:
         return True
-    apart = (a.hi == b.lo and (a.hi_open or b.lo_open)) or (b.hi == a.lo and (b.hi_open or a.lo_open))
+    apart = (a.hi == b.lo and (a.hi_open or b.lo_open)) or (
+        b.hi == a.lo and (b.hi_open or a.lo_open)
+    )
     if apart:
         return True
     # a <= b where they can only touch: decided, though not for < and ==

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from blockframe.graph.graph import Node
 
+
 @frozen
 class Atom:
     """What all records have: the ops that they describe and where the facts come from."""

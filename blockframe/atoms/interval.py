@@ -59,12 +59,8 @@ class Interval:
 
     def within(self, other: Interval) -> bool:
         """Whether every value of ``self`` is one of ``other``."""
-        left = other.lo < self.lo or (
-            other.lo == self.lo and (not other.lo_open or self.lo_open)
-        )
-        right = self.hi < other.hi or (
-            other.hi == self.hi and (not other.hi_open or self.hi_open)
-        )
+        left = other.lo < self.lo or (other.lo == self.lo and (not other.lo_open or self.lo_open))
+        right = self.hi < other.hi or (other.hi == self.hi and (not other.hi_open or self.hi_open))
         return left and right
 
     def hull(self, other: Interval) -> Interval:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 from blockframe.atoms.facts import Linear, Ranges, argument
 from blockframe.atoms.interval import REALS, Interval
 from blockframe.graph.graph import Node
@@ -75,4 +74,3 @@ LINEARS = (
         range=_mean,
     ),
 )  # fmt: skip
-

@@ -199,7 +199,11 @@ def _power(node: Node) -> Pointwise | None:
                       range=Interval(0.0, INF, n % 2 == 1) if n % 2 == 0 else REALS,
                       value=lambda t: t**p if t > 0 else math.nan)  # fmt: skip
     if n % 2 == 0:
-        return evolve(POWER, at=None, even=n) if n else evolve(POWER, range=Interval.point(1.0), at=None)
+        return (
+            evolve(POWER, at=None, even=n)
+            if n
+            else evolve(POWER, range=Interval.point(1.0), at=None)
+        )
     return evolve(POWER, at=None, value=lambda t: t**n, monotone=1)
 
 
@@ -255,7 +259,7 @@ KINKED = (
     Pointwise(
         "aten::hardsigmoid", kinks=(Kink(-3.0), Kink(3.0)),
         pieces=(_constant(0.0), lambda x: (x + 3.0) / 6.0, _constant(1.0)),
-        range=Interval(0.0, 1.0, False, False), growth=(1.0, 0.0), lipschitz=1.0 / 6.0 + 1e-16,
+        range=Interval(0.0, 1.0, False, False), growth=(1.0, 0.0), lipschitz=0.16667,
     ),
     Pointwise(
         ("aten::prelu", "aten::_prelu_kernel"), kinks=(Kink(0.0),),

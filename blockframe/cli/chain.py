@@ -70,6 +70,6 @@ def _report(
         class_name=type(problem.module).__name__,
         parameters=problem.parameters,
         blocks=tuple(map(summary, chain.blocks)),
-        proxy=runnable.note if runnable is not None and on_proxy else "",
+        proxy=(runnable.note or "reduced") if runnable is not None and on_proxy else "",
     )
     return ChainReport(subject, difference, "proxy" if on_proxy else "full")

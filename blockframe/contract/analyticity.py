@@ -54,7 +54,9 @@ class AnalyticityClause:
         issues = analysis.issues(block)
         findings = [found.finding(analysis, block, issue) for issue in issues]
         notes = _notes(analysis, block)
-        ops = sum(analysis.varies[n.index] and _owned(analysis, n.index, block) for n in analysis.graph)
+        ops = sum(
+            analysis.varies[n.index] and _owned(analysis, n.index, block) for n in analysis.graph
+        )
         verdict = Verdict.HOLDS
         if any(f.witness for f in findings):
             verdict = Verdict.FAILS
@@ -90,7 +92,9 @@ class AnalyticityClause:
             why = f"{len(blocks)} blocks, {ops} ops, " + _reach(unreachable)
         else:
             bad = [c for c in blocks if c.verdict is verdict]
-            what = ", ".join(dict.fromkeys(_what(f) for c in bad for f in c.findings if _counts(f, verdict)))
+            what = ", ".join(
+                dict.fromkeys(_what(f) for c in bad for f in c.findings if _counts(f, verdict))
+            )
             what = what or ", ".join(dict.fromkeys(_what(d) for d in doubts))
             why = f"{what} in {len(bad)} of {len(blocks)} blocks"
         return Claim(
@@ -99,7 +103,11 @@ class AnalyticityClause:
             why,
             evidence=_evidence(verdict),
             region=REGION,
-            numbers={"blocks": len(blocks), "ops": ops, "blocks that hold": verdicts.count(Verdict.HOLDS)}
+            numbers={
+                "blocks": len(blocks),
+                "ops": ops,
+                "blocks that hold": verdicts.count(Verdict.HOLDS),
+            }
             | ({"kinks out of reach": unreachable} if unreachable else {}),
             findings=(*findings, *doubts),
         )
@@ -169,7 +177,9 @@ def _finding(
     return Finding(
         code,
         message,
-        op=analysis.chain.graph[node.origin].op if node.origin < len(analysis.chain.graph) else node.op,
+        op=analysis.chain.graph[node.origin].op
+        if node.origin < len(analysis.chain.graph)
+        else node.op,
         module=node.module,
         location=str(node.location or ""),
         excerpt=node.location.text if node.location else "",

@@ -26,6 +26,8 @@ class UndecidedClause:
 
 UNDECIDED = (
     UndecidedClause("smoothness", "it has no growth bounds of blocks"),
-    UndecidedClause("dissipativity", "the pairings of the run are in the trajectory, nothing is proved"),
+    UndecidedClause(
+        "dissipativity", "the pairings of the run are in the trajectory, nothing is proved"
+    ),
     UndecidedClause("nondegeneracy", "it has no verified rank of the Jacobian"),
 )

@@ -81,9 +81,7 @@ class _Search:
         self.branching = [
             i for i in self.needed if i in issues and issues[i].branches and self._has_branches(i)
         ]
-        self.noisy = any(
-            issues[i].code in ("A201", "A900") for i in self.needed if i in issues
-        )
+        self.noisy = any(issues[i].code in ("A201", "A900") for i in self.needed if i in issues)
         self.fixed = self._constants()
         self.parameters = [n for n in self.graph if n.kind is NodeKind.PARAMETER]
 
@@ -138,7 +136,12 @@ class _Search:
         for width in STEPS:
             jump = _jump(lambda t: line.output(t, left), lambda t: line.output(t, after), at, width)
             if jump is not None:
-                numbers = {"line": line.name, "t": at, "bracket": b - a, "block": self.block.name} | jump
+                numbers = {
+                    "line": line.name,
+                    "t": at,
+                    "bracket": b - a,
+                    "block": self.block.name,
+                } | jump
                 return Witness(tuple(crossed), numbers)
         return None
 
@@ -154,7 +157,9 @@ class _Search:
         for line in self.lines():
             numbers = line.undefined(issue.node, operand) or line.pole(operand)
             if numbers is not None:
-                return Witness((issue.node,), {"line": line.name, "block": self.block.name} | numbers)
+                return Witness(
+                    (issue.node,), {"line": line.name, "block": self.block.name} | numbers
+                )
         return None
 
 
@@ -255,7 +260,11 @@ class _Line:
             if bool(outside.any()) and bool(torch.isfinite(u).all()):
                 output = torch.cat([values[i].flatten() for i in self.search.exits])
                 if bool(torch.isnan(output).any()):
-                    return {"t": float(t), "argument": float(u[outside].flatten()[0]), "output": "nan"}
+                    return {
+                        "t": float(t),
+                        "argument": float(u[outside].flatten()[0]),
+                        "output": "nan",
+                    }
         return None
 
     def pole(self, operand: int) -> dict[str, Any] | None:
@@ -276,7 +285,11 @@ class _Line:
                 here = float(torch.sign(self.values(middle)[operand]).flatten()[entry])
                 a, b = (middle, b) if here == sign else (a, middle)
             sizes = [float(np.abs(self.output(a - h, {})).max()) for h in (1e-3, 1e-5, 1e-7)]
-            if all(math.isfinite(s) for s in sizes) and sizes[1] > 20 * sizes[0] and sizes[2] > 20 * sizes[1]:
+            if (
+                all(math.isfinite(s) for s in sizes)
+                and sizes[1] > 20 * sizes[0]
+                and sizes[2] > 20 * sizes[1]
+            ):
                 return {"t": a, "distances": [1e-3, 1e-5, 1e-7], "largest outputs": sizes}
         return None
 
@@ -292,7 +305,10 @@ def _divisor(node: Node, atom: Atom | None) -> int | None:
 
 
 def _jump(
-    left: Callable[[float], np.ndarray], right: Callable[[float], np.ndarray], at: float, width: float
+    left: Callable[[float], np.ndarray],
+    right: Callable[[float], np.ndarray],
+    at: float,
+    width: float,
 ) -> dict[str, Any] | None:
     """The lowest derivative at ``at`` in which two analytic functions differ; None: none found.
 
@@ -353,7 +369,9 @@ def _doubled(value: Any) -> Any:
     return value
 
 
-def _frozen(atom: Atom | None, choice: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _frozen(
+    atom: Atom | None, choice: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
     """The op's value on the branch ``choice``, whatever its arguments are."""
     if isinstance(atom, Pointwise):
         args, kwargs = _doubled(args), _doubled(kwargs)

@@ -64,6 +64,7 @@ class AnalyticityDomain(Domain[int]):
         self.issues: list[Issue] = []
         self.notes: list[tuple[int, str]] = []
         self.unreachable: list[tuple[int, Kink]] = []
+        self.decided: set[int] = set()  # comparisons with one outcome, and what is made of them
 
     def leaf(self, node: Node) -> int:
         return 0
@@ -71,9 +72,12 @@ class AnalyticityDomain(Domain[int]):
     def settle(self, node: Node, value: int) -> int:
         if not self.varies[node.index]:
             return 0
-        if value == 0 and node.kind is NodeKind.CALL and node.dtype is not None and _whole(node):
-            # Integers and truth values cannot vary without a jump, whatever op made them.
-            value |= self._issue(node, "A102", f"{node.op} turns a varying value into integers", 0)
+        if value == 0 and node.kind is NodeKind.CALL and _whole(node):
+            varying = [i for i in node.operands if self.varies[i]]
+            if node.index in self.decided or (varying and self.decided.issuperset(varying)):
+                self.decided.add(node.index)
+            else:  # integers and truth values cannot vary without a jump, whatever op made them
+                value |= self._issue(node, "A102", f"{node.op} turns a varying value into integers", 0)
         return value
 
     def source(self, node: Node, atom: Source, operands: list[int]) -> int:
@@ -108,7 +112,9 @@ class AnalyticityDomain(Domain[int]):
             return found
         where = self.ranges[node.operands[0]].whole
         if any(_complex(self.graph[i]) for i in node.operands):
-            return found | self._issue(node, "A900", f"{node.op} of complex values is not in the catalogue")
+            return found | self._issue(
+                node, "A900", f"{node.op} of complex values is not in the catalogue"
+            )
         if atom.note:
             self.notes.append((node.index, atom.note))
         if not all(self.ranges[i].whole.finite for i in node.operands):
@@ -116,7 +122,9 @@ class AnalyticityDomain(Domain[int]):
         if not any(where.within(part) for part in atom.analytic_on):
             domain = " or ".join(str(part) for part in atom.analytic_on)
             found |= self._issue(
-                node, "A103", f"{node.op} is analytic on {domain}; its argument is known to be in {where}"
+                node,
+                "A103",
+                f"{node.op} is analytic on {domain}; its argument is known to be in {where}",
             )
         if self.varies[node.operands[0]]:
             found |= self._kinks(node, atom, where)
@@ -136,7 +144,9 @@ class AnalyticityDomain(Domain[int]):
         points = " and ".join(f"{k.at:g}" for k in reached)
         what = "jumps" if order == 0 else "has a kink"
         code = "A102" if order == 0 else "A101"
-        return self._issue(node, code, f"{_short(node)} {what} where its input crosses {points}", order)
+        return self._issue(
+            node, code, f"{_short(node)} {what} where its input crosses {points}", order
+        )
 
     def rowwise(self, node: Node, atom: Rowwise, operands: list[int]) -> int:
         found = _union(operands)
@@ -144,7 +154,9 @@ class AnalyticityDomain(Domain[int]):
         if singular is not None:
             found |= self._issue(node, "A103", f"{_short(node)}: {singular}")
         if any(_complex(self.graph[i]) for i in node.operands):
-            found |= self._issue(node, "A900", f"{node.op} of complex values is not in the catalogue")
+            found |= self._issue(
+                node, "A900", f"{node.op} of complex values is not in the catalogue"
+            )
         if not self.ranges[node.index].whole.finite:
             found |= self._issue(
                 node, "A104",
@@ -168,6 +180,7 @@ class AnalyticityDomain(Domain[int]):
 
     def discrete(self, node: Node, atom: Discrete, operands: list[int]) -> int:
         if atom.constant(node, self._of):
+            self.decided.add(node.index)
             return 0
         found = _union(operands)
         if not any(self._floats(i) for i in node.operands):
@@ -213,9 +226,7 @@ def analyticity(
     """Which issues there are in ``graph`` and what they reach."""
     domain = AnalyticityDomain(graph, varies, ranges)
     reach = interpret(graph, domain, catalogue)
-    return Analyticity(
-        tuple(domain.issues), reach, tuple(domain.notes), tuple(domain.unreachable)
-    )
+    return Analyticity(tuple(domain.issues), reach, tuple(domain.notes), tuple(domain.unreachable))
 
 
 def _union(values: list[int]) -> int:

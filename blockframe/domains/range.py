@@ -61,8 +61,10 @@ class RangeDomain(Domain[Range]):
             return None
         flat = value.detach().to(torch.float64)
         masked = torch.isneginf(flat)
-        if bool(masked.all()) or bool(torch.isnan(flat).any()) or bool(torch.isposinf(flat).any()):
+        if bool(torch.isnan(flat).any()) or bool(torch.isposinf(flat).any()):
             return Range(ANYTHING)
+        if bool(masked.all()):
+            return Range(_MINUS_INFINITY)
         finite = flat[~masked]
         interval = Interval(float(finite.min()), float(finite.max()), False, False)
         return Range(interval, masked if bool(masked.any()) else None)
@@ -80,7 +82,9 @@ class RangeDomain(Domain[Range]):
         if known is None and empty and node.index not in self.moved:
             # A sum of nothing is 0, a mean of nothing is not a number: no rule speaks of that.
             known = Range(ANYTHING)
-        if known is None and (_complex(node) or any(_complex(self.graph[i]) for i in node.operands)):
+        if known is None and (
+            _complex(node) or any(_complex(self.graph[i]) for i in node.operands)
+        ):
             known = Range(REALS if value.whole.finite else ANYTHING)
         self.values.append(known or value)
         return self.values[-1]
@@ -90,7 +94,10 @@ class RangeDomain(Domain[Range]):
     def layout(self, node: Node, atom: Layout, operands: list[Range]) -> Range:
         self.moved.add(node.index)
         moved = [
-            self.values[r.index] for p, a in enumerate(node.args) if p not in atom.index for r in _refs(a)
+            self.values[r.index]
+            for p, a in enumerate(node.args)
+            if p not in atom.index
+            for r in _refs(a)
         ]
         moved += [self.values[r.index] for a in node.kwargs.values() for r in _refs(a)]
         if node.kwargs.get("accumulate") or node.op.endswith("index_put") and True in node.args[3:]:
@@ -163,7 +170,9 @@ class RangeDomain(Domain[Range]):
             true, false = parts if atom.chooser == 0 else parts[::-1]
             masked = _chosen_mask(cond, true, false, node.shape or ())
             if masked is not None:
-                finite = [p.interval for p in parts if not p.interval.lo == p.interval.hi == -float("inf")]
+                finite = [
+                    p.interval for p in parts if not p.interval.lo == p.interval.hi == -float("inf")
+                ]
                 return Range(hull(finite), masked if bool(masked.any()) else None)
         return Range(hull(p.whole for p in parts))
 

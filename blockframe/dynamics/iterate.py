@@ -65,6 +65,7 @@ class Iterate:
         self._leaf: Tensor | None = None  # θ_k, at the root of the graph
         self._loss: Tensor | None = None  # with its graph
         self._gradient: Tensor | None = None  # with its graph
+        self._twice = False  # that graph was found to be differentiable
         self._observed: dict[str, dict[str, float | None]] = {}
 
     def __repr__(self) -> str:
@@ -116,6 +117,9 @@ class Iterate:
         gradient = self._gradient_with_graph()
         if not gradient.requires_grad or self._leaf is None:
             return torch.zeros_like(self.theta)  # L is affine in θ
+        if not self._twice:
+            _check_twice_differentiable(gradient)
+            self._twice = True
         with self.objective.arithmetic.kernels():
             try:
                 (product,) = torch.autograd.grad(
@@ -129,7 +133,7 @@ class Iterate:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                raise _no_second_derivative(error) from error
+                raise _no_second_derivative(str(error).splitlines()[0]) from error
         return product.detach()
 
     @cached_property
@@ -244,6 +248,7 @@ class Iterate:
     def release(self) -> None:
         """Frees the graph; numbers that were computed stay."""
         self._leaf = self._loss = self._gradient = None
+        self._twice = False
 
     def _trace(self) -> Tensor:
         """The loss with its graph."""
@@ -296,9 +301,24 @@ def _entries(probe: str, value: Observation) -> dict[str, float | None]:
     return plain
 
 
-def _no_second_derivative(error: RuntimeError) -> NoSecondDerivative:
-    reason = str(error).splitlines()[0].rstrip(".")
+def _check_twice_differentiable(gradient: Tensor) -> None:
+    """A backward marked ``once_differentiable`` ends its graph in an error that is never reached.
+
+    It would be left out of the Hessian without a word.
+    """
+    seen, stack = set(), [gradient.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise _no_second_derivative("a custom backward is marked once_differentiable")
+        seen.add(node)
+        stack.extend(following for following, _ in node.next_functions)
+
+
+def _no_second_derivative(reason: str) -> NoSecondDerivative:
     return NoSecondDerivative(
-        f"the Hessian of this network cannot be multiplied with a vector: {reason}",
+        f"the Hessian of this network cannot be multiplied with a vector: {reason.rstrip('.')}",
         "Give a learning rate (--lr), and write the operation in differentiable ones.",
     )

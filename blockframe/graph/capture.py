@@ -112,7 +112,11 @@ def _refuse_state(program: ExportedProgram) -> None:
         spec.target or getattr(spec.arg, "name", "?")
         for spec in program.graph_signature.output_specs
         if spec.kind
-        in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION)
+        in (
+            OutputKind.BUFFER_MUTATION,
+            OutputKind.USER_INPUT_MUTATION,
+            OutputKind.PARAMETER_MUTATION,
+        )
     ]
     if changed:
         raise CaptureError(
@@ -185,7 +189,9 @@ class _Builder:
 
     def _inputs(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        metas = {n.name: n.meta.get("val") for n in self.program.graph.nodes if n.op == "placeholder"}
+        metas = {
+            n.name: n.meta.get("val") for n in self.program.graph.nodes if n.op == "placeholder"
+        }
         position = 0
         for spec in self.program.graph_signature.input_specs:
             name = spec.arg.name
@@ -221,7 +227,8 @@ class _Builder:
         found = self.trainable.get(id(tensor))
         if found is not None:
             raise CaptureError(
-                f"parameter {found} is read as a constant", "Register it on the module that uses it."
+                f"parameter {found} is read as a constant",
+                "Register it on the module that uses it.",
             )
         self.tensors[name] = tensor
         return Ref(self._leaf(NodeKind.CONSTANT, name, name, tensor))
@@ -369,7 +376,11 @@ def select(problem: Problem, returned: Any) -> Any:
     """
     if problem.output is None:
         if isinstance(returned, (tuple, list, Mapping)):
-            what = f"keys {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else f"{len(returned)} parts"
+            what = (
+                f"keys {', '.join(map(str, returned))}"
+                if isinstance(returned, Mapping)
+                else f"{len(returned)} parts"
+            )
             raise InputError(
                 f"the forward returns a {type(returned).__name__} ({what}), not one tensor",
                 "Say which part is the network's output: blockframe.Problem(..., output=key or index).",
@@ -426,6 +437,7 @@ def _pruned(nodes: list[Node], output: int, tensors: Mapping[str, Tensor]) -> Gr
 
 def renumber(node: Node, index: int, new: Mapping[int, Any]) -> Node:
     """``node`` at another place, its operands found through ``new`` (an index, or a value)."""
+
     def of(i: int) -> Any:
         return Ref(new[i]) if isinstance(new[i], int) else new[i]
 

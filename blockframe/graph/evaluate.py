@@ -35,7 +35,9 @@ def evaluate(
     return values
 
 
-def leaves(graph: Graph, problem: Problem, inputs: tuple[Tensor, ...] | None = None) -> dict[int, Any]:
+def leaves(
+    graph: Graph, problem: Problem, inputs: tuple[Tensor, ...] | None = None
+) -> dict[int, Any]:
     """Values of the leaves: parameters, buffers, constants and inputs of ``problem``."""
     given = problem.inputs if inputs is None else inputs
     tensors = [*given, *_tensors(problem.keywords)]

@@ -51,7 +51,13 @@ def expand(graph: Graph, catalogue: Catalogue) -> Expanded:
 
 
 def _written_out(
-    node: Node, atom: Composite, args: Any, kwargs: Any, nodes: list[Node], append: Any, tensors: Any
+    node: Node,
+    atom: Composite,
+    args: Any,
+    kwargs: Any,
+    nodes: list[Node],
+    append: Any,
+    tensors: Any,
 ) -> Any:
     """Append the definition of ``node``; its value, references instead of tensors."""
     flat, spec = pytree.tree_flatten((args, kwargs))

@@ -6,7 +6,8 @@ invisible in it, and a forward that draws numbers outside of torch is frozen int
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,7 +74,11 @@ def _compare(
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     parameters = {n: p for n, p in problem.module.named_parameters() if p.requires_grad}
-    with evaluation_mode(problem.module), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with (
+        evaluation_mode(problem.module), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH),
+        warnings.catch_warnings(),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")  # what the forward warns about is not our finding
         with mode:
             output = select(problem, problem.module(*problem.inputs, **problem.keywords))
         values = evaluate(graph, leaves(graph, problem))[graph.output]
@@ -91,7 +96,9 @@ def _compare(
             return
         if not output.requires_grad:
             return
-        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
+        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(
+            output.device
+        )
         ours = _gradients(values, weights, parameters)
         theirs = _gradients(output, weights, parameters)
     for name in parameters:
@@ -107,7 +114,9 @@ def _compare(
             return
 
 
-def _gradients(output: Tensor, weights: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def _gradients(
+    output: Tensor, weights: Tensor, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     if not output.requires_grad:
         return {n: torch.zeros_like(p) for n, p in parameters.items()}
     grads = torch.autograd.grad(
@@ -143,10 +152,14 @@ def _hooks(root: nn.Module) -> Iterator[Objection]:
     for path, module in root.named_modules():
         for attribute in ("_backward_hooks", "_backward_pre_hooks"):
             if getattr(module, attribute, None):
-                yield Objection("A303", f"module {path or '(root)'} has a backward hook", module=path)
+                yield Objection(
+                    "A303", f"module {path or '(root)'} has a backward hook", module=path
+                )
     for name, p in root.named_parameters():
         if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
-            yield Objection("A303", f"parameter {name} has a gradient hook", module=name.rpartition(".")[0])
+            yield Objection(
+                "A303", f"parameter {name} has a gradient hook", module=name.rpartition(".")[0]
+            )
 
 
 class _HookWatch(TorchFunctionMode):

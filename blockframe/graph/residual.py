@@ -58,7 +58,9 @@ _NORM_OPS = {"aten::layer_norm", "aten::rms_norm", "aten::group_norm", "aten::ba
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 
 
-def pieces(graph: Graph, segment: Segment, entry: Sequence[int], varies: Sequence[bool]) -> list[Piece]:
+def pieces(
+    graph: Graph, segment: Segment, entry: Sequence[int], varies: Sequence[bool]
+) -> list[Piece]:
     """``segment`` cut at its residual sums, in order.
 
     ``entry``: the state that enters it. A layer whose state is not one tensor, or that is no

@@ -88,7 +88,9 @@ def _ancestors(items: frozenset[str], nodes: Sequence[Node]) -> set[str]:
         (only,) = labels if len(labels) == 1 else (None,)
         if only is None or _clean(only) in items:
             return above
-        if not any(len(n.calls) and _clean(n.calls[-1]).startswith(_clean(only) + ".") for n in nodes):
+        if not any(
+            len(n.calls) and _clean(n.calls[-1]).startswith(_clean(only) + ".") for n in nodes
+        ):
             return above
         above.add(_clean(only))
 

@@ -67,6 +67,10 @@ class Sheet:
         text = Text.assemble(*(self._part(p) for p in parts))
         self._console.print(Padding(text, (0, 0, 0, indent)))
 
+    def whole(self, text: str, indent: int = 0) -> None:
+        """One line that is never broken, for a path to copy."""
+        self._console.print(Text(" " * indent + self.spell(text)), soft_wrap=True)
+
     def blank(self) -> None:
         self._console.print()
 

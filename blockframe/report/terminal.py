@@ -97,7 +97,7 @@ def _conclusion(sheet: Sheet, certificate: Certificate) -> None:
     if trajectory is not None and trajectory.ended != "completed":
         sheet.line(f"the run ended early: {trajectory.ended}", indent=2)
     if sheet.page.saved:
-        sheet.line(f"certificate: {sheet.page.saved}", indent=2)
+        sheet.whole(f"certificate: {sheet.page.saved}", indent=2)
     else:
         sheet.line("nothing was written; --out DIR keeps the certificate", indent=2)
 

@@ -15,9 +15,10 @@ from blockframe.cli.program import program
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
     return subprocess.run(
         [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=120, check=False, env={**inherited, **environment},
     )  # fmt: skip
 
 
@@ -25,7 +26,8 @@ def test_help_and_import_without_torch() -> None:
     for code in (
         "import blockframe",
         "from blockframe.cli.program import program; program(['--help'], standalone_mode=False)",
-        "from blockframe.cli.program import program; program(['certify', '-h'], standalone_mode=False)",
+        "from blockframe.cli.program import program; "
+        "program(['certify', '--help'], standalone_mode=False)",
         "from blockframe.cli.program import program; "
         "program(['plugins', 'list'], standalone_mode=False)",
     ):
@@ -76,7 +78,8 @@ def test_python_m() -> None:
 def test_a_reader_that_goes_away() -> None:
     code = (
         "import os, sys; from blockframe.cli.output import emit; "
-        "read, write = os.pipe(); os.close(read); os.dup2(write, 1); emit('x' * 100000); sys.exit(3)"
+        "read, write = os.pipe(); os.close(read); os.dup2(write, 1); "
+        "emit('x' * 100000); sys.exit(3)"
     )
     done = python("-c", code)
     assert (done.returncode, done.stderr) == (3, "")

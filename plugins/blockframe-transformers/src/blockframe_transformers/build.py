@@ -139,9 +139,8 @@ def check_memory(model: PreTrainedModel, spec: str) -> None:
 
 
 def _building(spec: str) -> AbstractContextManager[None]:
-    return foreign(
-        lambda why: SpecError(f"{spec} cannot be built ({why})", "Look at the values of --set.")
-    )
+    remedy = "Put it right with --set; the defaults of some types alone make no model."
+    return foreign(lambda why: SpecError(f"{spec} cannot be built ({why})", remedy))
 
 
 def _construct(arch: Architecture) -> PreTrainedModel:

@@ -52,7 +52,7 @@ def configuration(spec: str, settings: Mapping[str, Any]) -> PreTrainedConfig:
     if not settings:
         return plain
     for name, value in settings.items():
-        _check(plain, name, spec)
+        _check(plain, name, value, spec)
         _put(values, kind.attribute_map.get(name, name).split("."), value)
     return _make(kind, values, spec)
 
@@ -73,7 +73,7 @@ def attributes(config: PreTrainedConfig) -> list[str]:
     return sorted(names)
 
 
-def _check(config: PreTrainedConfig, name: str, spec: str) -> None:
+def _check(config: PreTrainedConfig, name: str, value: Any, spec: str) -> None:
     known = attributes(config)
     if name not in known:
         remedy = suggestion(name, known)
@@ -82,6 +82,9 @@ def _check(config: PreTrainedConfig, name: str, spec: str) -> None:
         if inner:
             remedy = f"Did you mean {', '.join(inner)}?"
         raise SpecError(f"{spec} has no attribute '{name}'", remedy)
+    default = vars(config).get(config.attribute_map.get(name, name))
+    if type(default) is int and default > 0 and type(value) is int and value < 0:
+        raise SpecError(f"{spec}: {name} cannot be {value}", f"It is {default} by default.")
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

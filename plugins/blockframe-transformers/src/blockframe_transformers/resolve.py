@@ -21,9 +21,7 @@ from blockframe_transformers.configs import configuration
 from blockframe_transformers.reduce import reduce
 
 SMALL = 1_000_000
-"""A model with so few parameters is run as it is."""
-PROXY = 2_000_000
-"""Parameters that a proxy has at most."""
+"""Parameters of a proxy at most; a model that has no more itself is run as it is."""
 COPIES = (1, 2, 1000)
 """Layers of each kind, tried in turn: some models share weights between two of a kind, or count."""
 
@@ -86,8 +84,8 @@ def _proxy(spec: str, arch: Architecture, request: Request) -> tuple[Problem | N
             if arch.task == "image":
                 config.num_labels = tasks.pictures(request)[0].classes or 1
             small = arch.with_config(config)
-            if build.on_meta(small, spec).num_parameters() > PROXY:
-                why = why or f"its smallest form has more than {PROXY:,} parameters"
+            if build.on_meta(small, spec).num_parameters() > SMALL:
+                why = why or f"its smallest form has more than {SMALL:,} parameters"
                 break
             model = build.random(small, request.seed, spec)
             note = _differences(arch.config, config)

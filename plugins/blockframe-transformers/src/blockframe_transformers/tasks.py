@@ -161,7 +161,7 @@ def _tokens(config: PreTrainedConfig, request: Request, length: int) -> tuple[Te
     count = SEQUENCES if request.samples is None else request.samples
     tokens: NDArray[Any]
     if request.data == RANDOM:
-        tokens = random_sequences(vocabulary, max(count, 1), length, request.seed)
+        tokens = random_sequences(vocabulary, count, length, request.seed)
         words = "random tokens"
     else:
         dataset = find(request.data or TEXT.name, {TEXT.name: TEXT, **request.datasets})

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from blockframe.dynamics.inequalities import PER_RUN, PER_STEP
+from blockframe.dynamics.iterate import Iterate
+from blockframe.dynamics.probes import Probe
+from blockframe.dynamics.run import trajectory
+from blockframe.errors import InputError
+from blockframe.problem import Problem
+
+CORE = {
+    "loss", "gradient_norm", "sharpness", "sharpness.residual", "sharpness.stability",
+    "directional_smoothness", "pl", "block_norms", "block_norms.rest", "dissipativity",
+    "dissipativity.rest", "descent.curvature", "descent.margin",
+}  # fmt: skip
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+    def step(self, done: int, total: int, detail: str) -> None:
+        assert detail.startswith("loss ")
+        self.steps.append((done, total))
+
+
+class Interrupting(Probe):
+    name = "interrupting"
+
+    def observe(self, it: Iterate) -> float:
+        if it.step == 2:
+            raise KeyboardInterrupt
+        return 1.0
+
+
+class Width(Probe):
+    name, unit = "width", "1"
+
+    def observe(self, it: Iterate) -> dict[str, float | None]:
+        return {"": float(it.theta.numel()), "half": it.theta.numel() / 2}
+
+    def summary(self, series: Any) -> dict[str, Any]:
+        return {"keys": sorted(series)}
+
+
+def test_every_series_has_one_entry_per_iterate(mlp: Problem) -> None:
+    run = trajectory(mlp, lr=0.05, steps=3, device="cpu", scale="proxy")
+    assert set(run.series) == CORE
+    assert all(len(values) == 4 for values in run.series.values())
+    first = {"directional_smoothness", "descent.curvature", "descent.margin"}
+    for name, values in run.series.items():
+        assert (values[0] is None) == (name in first)
+        assert None not in values[1:]
+    assert (run.completed, run.ended, run.scale, run.lr) == (3, "completed", "proxy", 0.05)
+    names = [(i.step, i.name) for i in run.inequalities]
+    assert sorted(names) == sorted(
+        [(k, n) for k in range(3) for n in PER_STEP] + [(3, n) for n in PER_RUN]
+    )
+    assert all(i.holds for i in run.inequalities)
+
+
+def test_the_summary_says_what_was_measured(mlp: Problem) -> None:
+    blocks = {"first": ["0.weight", "0.bias"]}
+    run = trajectory(mlp, blocks, lr=0.05, steps=3, device="cpu")
+    s, series = run.summary, run.series
+    assert (s["device"], s["dtype"], s["parameters"]) == ("cpu", "float64", 57)
+    assert s["loss"] == {"first": series["loss"][0], "last": series["loss"][-1]}
+    numbers = {k: [x for x in v if x is not None] for k, v in series.items()}
+    assert s["pl"]["min"] == min(numbers["pl"])
+    assert s["sharpness"]["max_stability"] == max(numbers["sharpness.stability"])
+    assert s["sharpness"]["worst_residual"] == max(numbers["sharpness.residual"])
+    assert s["dissipativity"]["b"] == max(0.0, -min(numbers["dissipativity"]))
+    assert set(s["dissipativity"]["blocks"]) == {"first", "rest"}
+    assert s["curvature"] == s["descent"]["max_curvature"] == max(numbers["descent.curvature"])
+    assert s["neighbourhood_bound"] > min(g * g for g in numbers["gradient_norm"])
+
+
+def test_the_same_seed_gives_the_same_trajectory(gpt2: Problem) -> None:
+    first, second = (trajectory(gpt2, steps=2, device="cpu", seed=7) for _ in range(2))
+    assert first == second
+
+
+def test_another_probe_adds_its_series_and_its_summary(mlp: Problem) -> None:
+    for probes in ([Width], [Width()], ["width"]):
+        run = trajectory(mlp, lr=0.05, steps=1, device="cpu", probes=probes, known={"width": Width})
+        assert run.series["width"] == [57.0, 57.0]
+        assert run.series["width.half"] == [28.5, 28.5]
+        assert run.summary["width"] == {"keys": ["", "half"]}
+
+
+def test_progress_is_told(mlp: Problem) -> None:
+    recorder = Recorder()
+    trajectory(mlp, lr=0.05, steps=2, device="cpu", progress=recorder)
+    assert recorder.stages == ["gradient descent"]
+    assert recorder.steps == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_an_interrupt_keeps_what_was_measured(mlp: Problem) -> None:
+    run = trajectory(mlp, lr=0.05, steps=5, device="cpu", probes=[Interrupting])
+    assert run.ended == "interrupted at step 2 by the user"
+    assert run.completed == 1
+    assert all(len(values) == 2 for values in run.series.values())
+    assert {i.step for i in run.inequalities if i.name in PER_STEP} == {0}
+
+
+def test_an_interrupt_before_anything_was_measured(mlp: Problem) -> None:
+    class AtOnce(Interrupting):
+        def observe(self, it: Iterate) -> float:
+            raise KeyboardInterrupt
+
+    run = trajectory(mlp, lr=0.05, steps=5, device="cpu", probes=[AtOnce])
+    assert run.ended == "interrupted at step 0 by the user"
+    assert (run.completed, run.series, run.inequalities) == (0, {}, ())
+
+
+def test_no_step_is_one_iterate(mlp: Problem) -> None:
+    run = trajectory(mlp, steps=0, device="cpu")
+    assert (run.completed, run.ended, run.inequalities) == (0, "completed", ())
+    assert all(len(values) == 1 for values in run.series.values())
+    assert run.series["sharpness"][0] is not None
+
+
+class Exploding(nn.Module):
+    """exp(w): finite where it starts, infinite after a long step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.w * x).exp()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    problem = Problem(Exploding(), (torch.ones(1, 1),), torch.full((1, 1), 10.0))
+    run = trajectory(problem, lr=100.0, steps=5, device="cpu")
+    assert run.ended == "the loss is not finite at step 1"
+    assert run.completed == 1
+    assert run.series["loss"] == [pytest.approx((math.e - 10) ** 2 / 2), None]
+    assert all(len(values) == 2 and values[1] is None for values in run.series.values())
+    assert run.inequalities == ()
+
+
+def test_a_start_that_is_not_finite_is_measured_as_such() -> None:
+    problem = Problem(Exploding(), (torch.full((1, 1), math.nan),), torch.ones(1, 1))
+    run = trajectory(problem, lr=0.1, steps=5, device="cpu")
+    assert run.ended == "the loss is not finite at step 0"
+    assert run.series == {"loss": [None]}
+    with pytest.raises(InputError, match="no learning rate follows"):
+        trajectory(problem, lr="auto", steps=5, device="cpu")
+
+
+def test_a_run_that_diverges_keeps_its_numbers(gpt2: Problem) -> None:
+    run = trajectory(gpt2, lr=1e9, steps=20, device="cpu")
+    assert run.ended.startswith("diverged at step ")
+    assert 1 <= run.completed < 20
+    assert all(len(v) == run.completed + 1 for v in run.series.values())
+    assert any(i.holds is False for i in run.inequalities)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * 2
+
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Once.apply(self.inner(x))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def test_without_second_derivatives_the_rest_is_measured() -> None:
+    problem = Problem(Doubled(), (torch.ones(3, 2),), torch.zeros(3, 1))
+    run = trajectory(problem, lr=0.01, steps=2, device="cpu")
+    assert run.completed == 2
+    assert "sharpness" not in run.series
+    assert "once_differentiable" in run.summary["unavailable"]["sharpness"]
+    assert {i.name for i in run.inequalities} == {*PER_STEP, *PER_RUN}
+    with pytest.raises(InputError, match="Give a learning rate"):
+        trajectory(problem, steps=2, device="cpu")
