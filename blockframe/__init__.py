@@ -14,21 +14,60 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blockframe.atoms.facts import (
-        Atom as Atom, Bilinear as Bilinear, Composite as Composite, Detached as Detached,
-        Discrete as Discrete, Kink as Kink, Layout as Layout, Linear as Linear,
-        Pointwise as Pointwise, Random as Random, Rowwise as Rowwise, Selection as Selection,
-        Source as Source,
+        Atom as Atom,
     )  # fmt: skip
-    from blockframe.blocks import Block as Block, BlockChain as BlockChain
+    from blockframe.atoms.facts import (
+        Bilinear as Bilinear,
+    )
+    from blockframe.atoms.facts import (
+        Composite as Composite,
+    )
+    from blockframe.atoms.facts import (
+        Detached as Detached,
+    )
+    from blockframe.atoms.facts import (
+        Discrete as Discrete,
+    )
+    from blockframe.atoms.facts import (
+        Kink as Kink,
+    )
+    from blockframe.atoms.facts import (
+        Layout as Layout,
+    )
+    from blockframe.atoms.facts import (
+        Linear as Linear,
+    )
+    from blockframe.atoms.facts import (
+        Pointwise as Pointwise,
+    )
+    from blockframe.atoms.facts import (
+        Random as Random,
+    )
+    from blockframe.atoms.facts import (
+        Rowwise as Rowwise,
+    )
+    from blockframe.atoms.facts import (
+        Selection as Selection,
+    )
+    from blockframe.atoms.facts import (
+        Source as Source,
+    )
+    from blockframe.blocks import Block as Block
+    from blockframe.blocks import BlockChain as BlockChain
     from blockframe.certificate.model import Certificate as Certificate
-    from blockframe.certifier import certify as certify, chain as chain, descend as descend
+    from blockframe.certifier import certify as certify
+    from blockframe.certifier import chain as chain
+    from blockframe.certifier import descend as descend
     from blockframe.certifier import load as load
-    from blockframe.contract.claim import Claim as Claim, Evidence as Evidence
-    from blockframe.contract.claim import Finding as Finding, Verdict as Verdict
+    from blockframe.contract.claim import Claim as Claim
+    from blockframe.contract.claim import Evidence as Evidence
+    from blockframe.contract.claim import Finding as Finding
+    from blockframe.contract.claim import Verdict as Verdict
     from blockframe.contract.contract import Contract as Contract
     from blockframe.dynamics.probes import Probe as Probe
     from blockframe.hookspecs import hookimpl as hookimpl
-    from blockframe.problem import Problem as Problem, Request as Request
+    from blockframe.problem import Problem as Problem
+    from blockframe.problem import Request as Request
 
 _HOMES = {
     "blockframe.atoms.facts": (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from blockframe.atoms.catalogue import Catalogue
-from blockframe.errors import InputError, PluginError
 from blockframe.domains.dependence import dependence
+from blockframe.errors import InputError, PluginError
 from blockframe.graph.evaluate import evaluate, leaves
 from blockframe.graph.expand import Expanded, expand
 from blockframe.graph.graph import Graph, NodeKind
@@ -110,11 +110,9 @@ class BlockChain:
         Raises:
             InputError: the parameters hold no numbers, or an input has another shape.
         """
-        return self._composed(inputs or self.problem.inputs)
-
-    def _composed(self, inputs: tuple[Tensor, ...]) -> Any:
         import torch
 
+        inputs = inputs or self.problem.inputs
         self._check(inputs)
         with torch.no_grad():
             fixed = leaves(self.graph, self.problem, inputs)
@@ -124,19 +122,23 @@ class BlockChain:
                 seen = fixed | {i: state[i] for i in block.entry}
                 values = evaluate(self.graph, seen, block.nodes)
                 state = {i: values[i] for i in block.exit}
-            return (fixed | state)[self.graph.output]
+            output: Tensor = (fixed | state)[self.graph.output]
+        return output
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
         if not self.problem.has_weights:
             raise InputError(
-                f"{self.problem.spec or 'the model'} is on the meta device: its parameters hold no numbers",
+                f"{self.problem.spec or 'the model'} is on the meta device: "
+                "its parameters hold no numbers",
                 "Replay its proxy: blockframe.chain(problem.proxy).",
             )
         expected = [tuple(x.shape) for x in self.problem.inputs]
         got = [tuple(x.shape) for x in inputs]
         if expected != got:
-            raise InputError(f"the chain was traced for inputs of shape {expected}, not {got}",
-                             "Trace it again for these inputs: blockframe.chain((module, inputs)).")  # fmt: skip
+            raise InputError(
+                f"the chain was traced for inputs of shape {expected}, not {got}",
+                "Trace it again for these inputs: blockframe.chain((module, inputs)).",
+            )
 
     def replay_difference(self) -> float:
         """Largest absolute difference between replay and model; 0.0 where they are bit-equal."""

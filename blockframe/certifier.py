@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -163,14 +163,14 @@ def certify(
         measured = analysis.measured or analysis
         run = trajectory(
             _runnable(problem), _parameters(measured.chain), lr=lr, steps=steps, probes=probes,
-            known=registry.probes(), losses=registry.losses(), device=device, dtype=dtype, seed=seed,
-            scale="full" if problem.has_weights else "proxy", progress=progress,
+            known=registry.probes(), losses=registry.losses(), device=device, dtype=dtype,
+            seed=seed, scale="full" if problem.has_weights else "proxy", progress=progress,
         )  # fmt: skip
         claims = [*claims, descent_claim(run)]
     return _assembled(_subject(problem, analysis), claims, run)
 
 
-def _cut(registry: Registry) -> Any:
+def _cut(registry: Registry) -> Callable[[BlockChain], BlockChain]:
     """What makes a chain into the chain that the plugins want."""
     return lambda chain: registry.chain(chain.problem, chain).checked_against(chain)
 

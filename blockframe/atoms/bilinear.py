@@ -49,29 +49,57 @@ def _addcmul(node: Node, of: Ranges) -> Interval:
 
 BILINEARS = (
     Bilinear(("aten::mul.Tensor", "aten::mul.Scalar", "aten::multiply.Tensor"), range=_mul),
-    Bilinear(("aten::div.Tensor", "aten::div.Scalar", "aten::true_divide.Tensor", "aten::divide.Tensor"),
-             divides=1, range=_div),
-    Bilinear(("aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot", "aten::vdot",
-              "aten::inner"), range=_matmul),
+    Bilinear(
+        ("aten::div.Tensor", "aten::div.Scalar", "aten::true_divide.Tensor", "aten::divide.Tensor"),
+        divides=1,
+        range=_div,
+    ),
+    Bilinear(
+        (
+            "aten::matmul",
+            "aten::mm",
+            "aten::bmm",
+            "aten::mv",
+            "aten::dot",
+            "aten::vdot",
+            "aten::inner",
+        ),
+        range=_matmul,
+    ),
     Bilinear("aten::outer", range=lambda node, of: of(node.args[0]) * of(node.args[1])),
     Bilinear("aten::linear", range=_linear),
-    Bilinear(("aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv", "aten::addr"),
-             range=_addmm),
+    Bilinear(
+        ("aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv", "aten::addr"), range=_addmm
+    ),
     Bilinear("aten::addcmul", range=_addcmul),
     Bilinear("aten::addcdiv", divides=2),
     Bilinear(("aten::lerp.Scalar", "aten::lerp.Tensor")),
     Bilinear(
         (
-            "aten::einsum", "aten::tensordot", "aten::bilinear", "aten::kron", "aten::cross",
-            "aten::linalg_cross", "aten::linalg_multi_dot", "aten::chain_matmul",
-            "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::convolution",
-            "aten::conv1d.padding", "aten::conv2d.padding", "aten::conv3d.padding",
-            "aten::conv_transpose1d", "aten::conv_transpose2d.input",
-            "aten::conv_transpose3d.input", "aten::conv_tbc",
-            "aten::scatter_add", "aten::index_add",
+            "aten::einsum",
+            "aten::tensordot",
+            "aten::bilinear",
+            "aten::kron",
+            "aten::cross",
+            "aten::linalg_cross",
+            "aten::linalg_multi_dot",
+            "aten::chain_matmul",
+            "aten::conv1d",
+            "aten::conv2d",
+            "aten::conv3d",
+            "aten::convolution",
+            "aten::conv1d.padding",
+            "aten::conv2d.padding",
+            "aten::conv3d.padding",
+            "aten::conv_transpose1d",
+            "aten::conv_transpose2d.input",
+            "aten::conv_transpose3d.input",
+            "aten::conv_tbc",
+            "aten::scatter_add",
+            "aten::index_add",
         )
     ),
-)  # fmt: skip
+)
 """Ops of more than two operands are linear in each (multilinear), plus a bias: analytic all the
 same. ``scatter_add`` and ``index_add`` are linear; their index must be constant
 (domains/analyticity refuses an integer operand that varies)."""

@@ -75,11 +75,11 @@ def _frac(x: Tensor) -> Tensor:
     return x - x.trunc()
 
 
-def _remainder(x: Tensor, y: Any) -> Tensor:
+def _remainder(x: Tensor, y: Tensor | float) -> Tensor:
     return x - y * (x / y).floor()
 
 
-def _fmod(x: Tensor, y: Any) -> Tensor:
+def _fmod(x: Tensor, y: Tensor | float) -> Tensor:
     return x - y * (x / y).trunc()
 
 

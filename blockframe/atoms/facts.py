@@ -8,7 +8,7 @@ An op is named as PyTorch's schema names it: ``aten::gelu`` is the default overl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -21,11 +21,19 @@ if TYPE_CHECKING:
     from blockframe.graph.graph import Node
 
 
+def _names(ops: str | Iterable[str]) -> tuple[str, ...]:
+    return (ops,) if isinstance(ops, str) else tuple(ops)
+
+
+def _intervals(parts: Interval | Iterable[Interval]) -> tuple[Interval, ...]:
+    return (parts,) if isinstance(parts, Interval) else tuple(parts)
+
+
 @frozen
 class Atom:
     """What all records have: the ops that they describe and where the facts come from."""
 
-    ops: tuple[str, ...] = field(converter=lambda v: (v,) if isinstance(v, str) else tuple(v))
+    ops: tuple[str, ...] = field(converter=_names)
     source: str = field(default="", kw_only=True)
 
 
@@ -113,9 +121,7 @@ class Pointwise(Atom):
         note: said in every report that contains the op (implementation caveats).
     """
 
-    analytic_on: tuple[Interval, ...] = field(
-        default=(REALS,), converter=lambda v: (v,) if isinstance(v, Interval) else tuple(v)
-    )
+    analytic_on: tuple[Interval, ...] = field(default=(REALS,), converter=_intervals)
     kinks: tuple[Kink, ...] = ()
     pieces: tuple[Callable[..., Tensor], ...] = ()
     value: Callable[[float], float] | None = None
@@ -213,7 +219,8 @@ class Composite(Atom):
 
 
 KINDS: tuple[type[Atom], ...] = (
-    Source, Layout, Linear, Bilinear, Pointwise, Rowwise, Selection, Discrete, Random, Detached, Composite,
+    Source, Layout, Linear, Bilinear, Pointwise, Rowwise, Selection, Discrete, Random, Detached,
+    Composite,
 )  # fmt: skip
 
 

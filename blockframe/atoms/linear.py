@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from blockframe.atoms.facts import Linear, Ranges, argument
 from blockframe.atoms.interval import REALS, Interval
 from blockframe.graph.graph import Node
@@ -63,7 +62,7 @@ LINEARS = (
         (
             "aten::diff", "aten::trace", "aten::upsample_bilinear2d.vec",
             "aten::upsample_bilinear2d", "aten::upsample_linear1d",
-            
+
         ),
         range=_reals,
     ),

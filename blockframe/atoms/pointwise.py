@@ -189,15 +189,25 @@ def _power(node: Node) -> Pointwise | None:
     if p is None or math.isnan(p):
         return None
     if p != int(p) if math.isfinite(p) else True:
-        return evolve(POWER, analytic_on=POSITIVE, range=NON_NEGATIVE, at=None,
-                      value=lambda t: t**p if t >= 0 else math.nan,
-                      monotone=1 if p > 0 else -1)  # fmt: skip
+        return evolve(
+            POWER,
+            analytic_on=POSITIVE,
+            range=NON_NEGATIVE,
+            at=None,
+            value=lambda t: t**p if t >= 0 else math.nan,
+            monotone=1 if p > 0 else -1,
+        )
     n = int(p)
     if n < 0:
         # The range rule speaks for positive arguments only: elsewhere `value` is not defined.
-        return evolve(POWER, analytic_on=NON_ZERO, at=None, monotone=-1,
-                      range=Interval(0.0, INF, n % 2 == 1) if n % 2 == 0 else REALS,
-                      value=lambda t: t**p if t > 0 else math.nan)  # fmt: skip
+        return evolve(
+            POWER,
+            analytic_on=NON_ZERO,
+            at=None,
+            monotone=-1,
+            range=Interval(0.0, INF, n % 2 == 1) if n % 2 == 0 else REALS,
+            value=lambda t: t**p if t > 0 else math.nan,
+        )
     if n % 2 == 0:
         return (
             evolve(POWER, at=None, even=n)
@@ -215,9 +225,15 @@ def _base(node: Node) -> Pointwise | None:
 
 
 RELU = Pointwise(
-    "aten::relu", kinks=(Kink(0.0),), pieces=(_constant(0.0), _identity), value=lambda t: max(t, 0.0),
-    monotone=1, range=NON_NEGATIVE, growth=(0.0, 1.0), lipschitz=1.0,
-)  # fmt: skip
+    "aten::relu",
+    kinks=(Kink(0.0),),
+    pieces=(_constant(0.0), _identity),
+    value=lambda t: max(t, 0.0),
+    monotone=1,
+    range=NON_NEGATIVE,
+    growth=(0.0, 1.0),
+    lipschitz=1.0,
+)
 CLAMP = Pointwise("aten::clamp", lipschitz=1.0, at=_clamp)
 LEAKY_RELU = Pointwise("aten::leaky_relu", at=_leaky)
 ELU = Pointwise("aten::elu", at=_elu)
@@ -239,33 +255,49 @@ KINKED = (
     Pointwise("aten::hardtanh", lipschitz=1.0, at=_hardtanh),
     Pointwise("aten::celu", at=_celu),
     Pointwise(
-        "aten::relu6", kinks=(Kink(0.0), Kink(6.0)), pieces=(_constant(0.0), _identity, _constant(6.0)),
-        value=lambda t: min(max(t, 0.0), 6.0), monotone=1, range=Interval(0.0, 6.0, False, False),
-        growth=(0.0, 1.0), lipschitz=1.0,
+        "aten::relu6",
+        kinks=(Kink(0.0), Kink(6.0)),
+        pieces=(_constant(0.0), _identity, _constant(6.0)),
+        value=lambda t: min(max(t, 0.0), 6.0),
+        monotone=1,
+        range=Interval(0.0, 6.0, False, False),
+        growth=(0.0, 1.0),
+        lipschitz=1.0,
     ),
     Pointwise(
-        "aten::abs", kinks=(Kink(0.0),), pieces=(_scaled(-1.0), _identity), range=NON_NEGATIVE,
-        growth=(0.0, 1.0), lipschitz=1.0,
+        "aten::abs",
+        kinks=(Kink(0.0),),
+        pieces=(_scaled(-1.0), _identity),
+        range=NON_NEGATIVE,
+        growth=(0.0, 1.0),
+        lipschitz=1.0,
     ),
     Pointwise(
-        "aten::selu", kinks=(Kink(0.0),),
+        "aten::selu",
+        kinks=(Kink(0.0),),
         pieces=(lambda x: _SELU_SCALE * _SELU_ALPHA * x.expm1(), _scaled(_SELU_SCALE)),
     ),
     Pointwise(
-        "aten::hardswish", kinks=(Kink(-3.0), Kink(3.0)),
-        pieces=(_constant(0.0), lambda x: x * (x + 3.0) / 6.0, _identity), growth=(0.0, 1.0),
+        "aten::hardswish",
+        kinks=(Kink(-3.0), Kink(3.0)),
+        pieces=(_constant(0.0), lambda x: x * (x + 3.0) / 6.0, _identity),
+        growth=(0.0, 1.0),
         lipschitz=1.5,
     ),
     Pointwise(
-        "aten::hardsigmoid", kinks=(Kink(-3.0), Kink(3.0)),
+        "aten::hardsigmoid",
+        kinks=(Kink(-3.0), Kink(3.0)),
         pieces=(_constant(0.0), lambda x: (x + 3.0) / 6.0, _constant(1.0)),
-        range=Interval(0.0, 1.0, False, False), growth=(1.0, 0.0), lipschitz=0.16667,
+        range=Interval(0.0, 1.0, False, False),
+        growth=(1.0, 0.0),
+        lipschitz=0.16667,
     ),
     Pointwise(
-        ("aten::prelu", "aten::_prelu_kernel"), kinks=(Kink(0.0),),
+        ("aten::prelu", "aten::_prelu_kernel"),
+        kinks=(Kink(0.0),),
         pieces=(lambda x, w: x * _channelwise(x, w), lambda x, w: x),
     ),
-)  # fmt: skip
+)
 
 
 def _channelwise(x: Tensor, w: Tensor) -> Tensor:
@@ -276,28 +308,86 @@ def _channelwise(x: Tensor, w: Tensor) -> Tensor:
 
 
 SMOOTH = (
-    Pointwise("aten::gelu", growth=(0.0, 1.0), lipschitz=1.12900, curvature=0.79789,
-              range=Interval(-0.171, INF), source=THEORY),
-    Pointwise("aten::silu", growth=(0.0, 1.0), lipschitz=1.09984, curvature=0.5,
-              range=Interval(-0.279, INF), source=THEORY),
-    Pointwise("aten::mish", growth=(0.0, 1.0), range=Interval(-0.31, INF)),
-    Pointwise("aten::tanh", value=math.tanh, monotone=1, range=UNIT, growth=(1.0, 0.0),
-              lipschitz=1.0, curvature=0.76981, source=THEORY),
-    Pointwise("aten::sigmoid", value=_sigmoid, monotone=1, range=ZERO_ONE, growth=(1.0, 0.0),
-              lipschitz=0.25, curvature=0.09623, source=THEORY),
-    Pointwise(("aten::log_sigmoid", "aten::log_sigmoid_forward"), value=lambda t: -_softplus(-t),
-              monotone=1, range=Interval(-INF, 0.0), lipschitz=1.0, curvature=0.25),
     Pointwise(
-        "aten::softplus", range=POSITIVE, lipschitz=1.0, curvature=0.25, source=THEORY,
-        note="softplus as implemented switches to the identity above its threshold: it then "
-             "deviates from the analytic function by at most e^-threshold / beta (2.1e-9 by default)",
+        "aten::gelu",
+        growth=(0.0, 1.0),
+        lipschitz=1.12900,
+        curvature=0.79789,
+        range=Interval(-0.171, INF),
+        source=THEORY,
     ),
-    Pointwise("aten::erf", value=math.erf, monotone=1, range=UNIT, growth=(1.0, 0.0),
-              lipschitz=1.12838, curvature=0.96789, source=THEORY),
-    Pointwise("aten::erfc", value=math.erfc, monotone=-1, range=Interval(0.0, 2.0), lipschitz=1.12838,
-              curvature=0.96789),
-    Pointwise(("aten::sin", "aten::cos"), range=Interval(-1.0, 1.0, False, False), growth=(1.0, 0.0),
-              lipschitz=1.0, curvature=1.0, source=THEORY),
+    Pointwise(
+        "aten::silu",
+        growth=(0.0, 1.0),
+        lipschitz=1.09984,
+        curvature=0.5,
+        range=Interval(-0.279, INF),
+        source=THEORY,
+    ),
+    Pointwise("aten::mish", growth=(0.0, 1.0), range=Interval(-0.31, INF)),
+    Pointwise(
+        "aten::tanh",
+        value=math.tanh,
+        monotone=1,
+        range=UNIT,
+        growth=(1.0, 0.0),
+        lipschitz=1.0,
+        curvature=0.76981,
+        source=THEORY,
+    ),
+    Pointwise(
+        "aten::sigmoid",
+        value=_sigmoid,
+        monotone=1,
+        range=ZERO_ONE,
+        growth=(1.0, 0.0),
+        lipschitz=0.25,
+        curvature=0.09623,
+        source=THEORY,
+    ),
+    Pointwise(
+        ("aten::log_sigmoid", "aten::log_sigmoid_forward"),
+        value=lambda t: -_softplus(-t),
+        monotone=1,
+        range=Interval(-INF, 0.0),
+        lipschitz=1.0,
+        curvature=0.25,
+    ),
+    Pointwise(
+        "aten::softplus",
+        range=POSITIVE,
+        lipschitz=1.0,
+        curvature=0.25,
+        source=THEORY,
+        note="softplus as implemented switches to the identity above its threshold: it then "
+        "deviates from the analytic function by at most e^-threshold / beta (2.1e-9 by default)",
+    ),
+    Pointwise(
+        "aten::erf",
+        value=math.erf,
+        monotone=1,
+        range=UNIT,
+        growth=(1.0, 0.0),
+        lipschitz=1.12838,
+        curvature=0.96789,
+        source=THEORY,
+    ),
+    Pointwise(
+        "aten::erfc",
+        value=math.erfc,
+        monotone=-1,
+        range=Interval(0.0, 2.0),
+        lipschitz=1.12838,
+        curvature=0.96789,
+    ),
+    Pointwise(
+        ("aten::sin", "aten::cos"),
+        range=Interval(-1.0, 1.0, False, False),
+        growth=(1.0, 0.0),
+        lipschitz=1.0,
+        curvature=1.0,
+        source=THEORY,
+    ),
     Pointwise("aten::sinc", range=Interval(-0.218, 1.0, True, False), growth=(1.0, 0.0)),
     Pointwise("aten::exp", value=math.exp, monotone=1, range=POSITIVE),
     EXP2,
@@ -306,19 +396,35 @@ SMOOTH = (
     Pointwise("aten::sinh", value=math.sinh, monotone=1),
     Pointwise("aten::cosh", range=Interval(1.0, INF, False)),
     Pointwise("aten::asinh", value=math.asinh, monotone=1, growth=(0.0, 1.0), lipschitz=1.0),
-    Pointwise("aten::atan", value=math.atan, monotone=1, range=Interval(-1.5708, 1.5708),
-              growth=(0.0, 1.0), lipschitz=1.0, curvature=0.64953),
+    Pointwise(
+        "aten::atan",
+        value=math.atan,
+        monotone=1,
+        range=Interval(-1.5708, 1.5708),
+        growth=(0.0, 1.0),
+        lipschitz=1.0,
+        curvature=0.64953,
+    ),
     Pointwise("aten::square", even=2),
     POWER,
     Pointwise("aten::pow.Tensor_Tensor", analytic_on=POSITIVE, range=NON_NEGATIVE),
     # analytic on a part of the line
     Pointwise("aten::sqrt", analytic_on=POSITIVE, value=math.sqrt, monotone=1, range=NON_NEGATIVE),
-    Pointwise("aten::rsqrt", analytic_on=POSITIVE, value=lambda t: 1.0 / math.sqrt(t) if t else INF,
-              monotone=-1, range=NON_NEGATIVE),
+    Pointwise(
+        "aten::rsqrt",
+        analytic_on=POSITIVE,
+        value=lambda t: 1.0 / math.sqrt(t) if t else INF,
+        monotone=-1,
+        range=NON_NEGATIVE,
+    ),
     # Between a negative and a positive argument a reciprocal is not monotone: `value` speaks for
     # positive ones only.
-    Pointwise("aten::reciprocal", analytic_on=NON_ZERO, monotone=-1,
-              value=lambda t: 1.0 / t if t > 0 else (INF if t == 0 else math.nan)),
+    Pointwise(
+        "aten::reciprocal",
+        analytic_on=NON_ZERO,
+        monotone=-1,
+        value=lambda t: 1.0 / t if t > 0 else (INF if t == 0 else math.nan),
+    ),
     Pointwise("aten::log", analytic_on=POSITIVE, value=math.log, monotone=1),
     Pointwise("aten::log2", analytic_on=POSITIVE, value=math.log2, monotone=1),
     Pointwise("aten::log10", analytic_on=POSITIVE, value=math.log10, monotone=1),
@@ -327,8 +433,14 @@ SMOOTH = (
     Pointwise("aten::atanh", analytic_on=UNIT, value=math.atanh, monotone=1),
     Pointwise("aten::acosh", analytic_on=Interval(1.0, INF), range=NON_NEGATIVE),
     # On real numbers the identity.
-    Pointwise("aten::nan_to_num", value=lambda t: t, monotone=1, growth=(0.0, 1.0), lipschitz=1.0,
-              curvature=0.0),
-)  # fmt: skip
+    Pointwise(
+        "aten::nan_to_num",
+        value=lambda t: t,
+        monotone=1,
+        growth=(0.0, 1.0),
+        lipschitz=1.0,
+        curvature=0.0,
+    ),
+)
 
 POINTWISES = KINKED + SMOOTH

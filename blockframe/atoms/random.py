@@ -21,7 +21,8 @@ RANDOMS = (
     ),
     Random(
         (
-            "aten::bernoulli", "aten::bernoulli.p", "aten::multinomial", "aten::normal.Tensor_Tensor",
+            "aten::bernoulli", "aten::bernoulli.p", "aten::multinomial",
+            "aten::normal.Tensor_Tensor",
             "aten::normal.Tensor_float", "aten::normal.float_Tensor", "aten::normal_functional",
             "aten::poisson", "aten::rand", "aten::rand.generator", "aten::rand_like",
             "aten::randint", "aten::randint.low", "aten::randint_like", "aten::randn",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _second(args: Arguments, kwargs: Keywords, value: Any) -> Tensor:
+def _second(args: Arguments, kwargs: Keywords, value: Any) -> Any:
     return value[1]
 
 
@@ -37,7 +37,7 @@ def _stably_sorted(choice: Tensor, x: Tensor, *args: Any, dim: int = -1, **kwarg
 
 
 def _flat(largest: bool) -> Any:
-    def choice(args: Arguments, kwargs: Keywords, value: Any) -> Tensor:
+    def choice(args: Arguments, kwargs: Keywords, value: Any) -> Any:
         flat = args[0].flatten()
         return flat.argmax() if largest else flat.argmin()
 
@@ -57,7 +57,7 @@ def _over(x: Tensor, dim: Any) -> tuple[Tensor, list[int]]:
 
 
 def _extreme(largest: bool) -> Any:
-    def choice(args: Arguments, kwargs: Keywords, value: Any) -> Tensor:
+    def choice(args: Arguments, kwargs: Keywords, value: Any) -> Any:
         dim = args[1] if len(args) > 1 else kwargs.get("dim", ())
         flat, _ = _over(args[0], dim)
         return flat.argmax(-1) if largest else flat.argmin(-1)
@@ -73,7 +73,7 @@ def _extreme_chosen(choice: Tensor, x: Tensor, dim: Any = (), keepdim: bool = Fa
     return taken
 
 
-def _first_is_larger(args: Arguments, kwargs: Keywords, value: Any) -> Tensor:
+def _first_is_larger(args: Arguments, kwargs: Keywords, value: Any) -> Any:
     return args[0] > args[1]
 
 
@@ -90,7 +90,7 @@ def _where(choice: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _pool(dims: int, adaptive: bool = False) -> Any:
     """Which entry of its window every output of a max pooling is."""
 
-    def choice(args: Arguments, kwargs: Keywords, value: Any) -> Tensor:
+    def choice(args: Arguments, kwargs: Keywords, value: Any) -> Any:
         from torch.nn import functional as F
 
         pool = getattr(F, f"{'adaptive_' if adaptive else ''}max_pool{dims}d")
@@ -114,17 +114,31 @@ def _pooled(dims: int, with_indices: bool = False) -> Any:
 
 SELECTIONS = (
     # A choice by a condition is linear in what it chooses from; the condition is where it jumps.
-    Selection(("aten::where.self", "aten::where.ScalarOther", "aten::where.ScalarSelf", "aten::where.Scalar"),
-              chooser=0, order=0),
+    Selection(
+        (
+            "aten::where.self",
+            "aten::where.ScalarOther",
+            "aten::where.ScalarSelf",
+            "aten::where.Scalar",
+        ),
+        chooser=0,
+        order=0,
+    ),
     Selection(("aten::masked_fill.Scalar", "aten::masked_fill.Tensor"), chooser=1, order=0),
-    Selection(("aten::max.dim", "aten::min.dim", "aten::median.dim"), choice=_second, chosen=_reduced),
+    Selection(
+        ("aten::max.dim", "aten::min.dim", "aten::median.dim"), choice=_second, chosen=_reduced
+    ),
     Selection("aten::kthvalue", choice=_second, chosen=_kth),
     Selection("aten::max", choice=_flat(True), chosen=_flat_chosen),
     Selection("aten::min", choice=_flat(False), chosen=_flat_chosen),
     Selection("aten::amax", choice=_extreme(True), chosen=_extreme_chosen),
     Selection("aten::amin", choice=_extreme(False), chosen=_extreme_chosen),
-    Selection(("aten::maximum", "aten::max.other", "aten::fmax"), choice=_first_is_larger, chosen=_where),
-    Selection(("aten::minimum", "aten::min.other", "aten::fmin"), choice=_first_is_larger, chosen=_smaller),
+    Selection(
+        ("aten::maximum", "aten::max.other", "aten::fmax"), choice=_first_is_larger, chosen=_where
+    ),
+    Selection(
+        ("aten::minimum", "aten::min.other", "aten::fmin"), choice=_first_is_larger, chosen=_smaller
+    ),
     Selection("aten::topk", choice=_second, chosen=_topk),
     Selection("aten::sort", choice=_second, chosen=_sorted),
     Selection("aten::sort.stable", choice=_second, chosen=_stably_sorted),
@@ -136,6 +150,15 @@ SELECTIONS = (
     Selection("aten::adaptive_max_pool1d", choice=_second, chosen=_pooled(1, True)),
     Selection("aten::adaptive_max_pool2d", choice=_second, chosen=_pooled(2, True)),
     # no witness is sought for these
-    Selection(("aten::median", "aten::aminmax", "aten::clamp.Tensor", "aten::clamp_min.Tensor",
-               "aten::clamp_max.Tensor", "aten::mode", "aten::fractional_max_pool2d")),
-)  # fmt: skip
+    Selection(
+        (
+            "aten::median",
+            "aten::aminmax",
+            "aten::clamp.Tensor",
+            "aten::clamp_min.Tensor",
+            "aten::clamp_max.Tensor",
+            "aten::mode",
+            "aten::fractional_max_pool2d",
+        )
+    ),
+)

@@ -10,7 +10,7 @@ import click
 from blockframe.cli.output import emit, page
 
 if TYPE_CHECKING:
-    from blockframe.plugins import PluginInfo
+    from blockframe.plugins import PluginInfo, Registry
 
 _MANY = 24  # names, more of which hide what else the list says
 
@@ -31,31 +31,44 @@ def list_(format_: str) -> None:
 
     from blockframe.plugins import load_plugins
 
-    registry = load_plugins(strict=False)
-    specs = {p.info.name: p.specs() for p in registry.loaded}
+    rows = _rows(load_plugins(strict=False))
     if format_ == "json":
-        rows = [{**asdict(p), "specs": specs.get(p.name, [])} for p in registry.plugins]
-        emit(json.dumps(rows, indent=2) + "\n")
+        documents = [{**asdict(info), "specs": specs} for info, specs in rows]
+        emit(json.dumps(documents, indent=2) + "\n")
     else:
-        emit(_table(registry.plugins, specs))
+        emit(_table(rows))
 
 
-def _table(infos: list[PluginInfo], specs: dict[str, list[str]]) -> str:
+def _rows(registry: Registry) -> list[tuple[PluginInfo, list[str]]]:
+    """Every plugin with the specs that it resolves."""
+    from attrs import evolve
+
+    from blockframe.errors import PluginError
+
+    loaded = {plugin.info: plugin for plugin in registry.loaded}
+    rows: list[tuple[PluginInfo, list[str]]] = []
+    for info in registry.plugins:
+        try:
+            rows.append((info, loaded[info].specs() if info in loaded else []))
+        except PluginError as error:  # the list is where one looks for what is broken
+            rows.append((evolve(info, state="broken", error=error.message), []))
+    return rows
+
+
+def _table(rows: list[tuple[PluginInfo, list[str]]]) -> str:
     from blockframe.report.sheet import Sheet
 
     sheet = Sheet(page())
     sheet.table(
-        [(p.name, f"{p.distribution} {p.version}", p.state, ", ".join(p.hooks)) for p in infos],
+        [(p.name, f"{p.distribution} {p.version}", p.state, ", ".join(p.hooks)) for p, _ in rows],
         ("plugin", "distribution", "state", "hooks"),
         wrap=(3,),
     )
-    for plugin in infos:
-        if plugin.error:
+    for info, specs in rows:
+        if info.error or specs:
             sheet.blank()
-            sheet.labelled(plugin.name, f"broken: {plugin.error}", indent=2)
-        elif specs[plugin.name]:
-            sheet.blank()
-            sheet.labelled(plugin.name, f"resolves {_few(specs[plugin.name])}", indent=2)
+            text = f"broken: {info.error}" if info.error else f"resolves {_few(specs)}"
+            sheet.labelled(info.name, text, indent=2)
     return sheet.text()
 
 

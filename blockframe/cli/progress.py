@@ -38,10 +38,16 @@ def progress() -> Iterator[Progress]:
 
 
 class Lines:
-    """One line per stage."""
+    """One line per stage but the first, which is short: what goes wrong there (a misspelt spec) is
+    then the only line."""
+
+    def __init__(self) -> None:
+        self._begun = False
 
     def stage(self, text: str) -> None:
-        complain(f"{text} …")
+        if self._begun:
+            complain(f"{text} …")
+        self._begun = True
 
     def step(self, done: int, total: int, detail: str) -> None:
         pass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REGION = "all parameters, all states; the data given"
 
 _HELP = {
-    "A101": "the theory needs an analytic function here, such as gelu, silu or tanh instead of relu, "
+    "A101": "the theory needs an analytic function here: gelu, silu or tanh instead of relu, "
     "average instead of maximum",
     "A102": "replace the hard choice by an analytic one (sigmoid, softmax), or compute it from "
     "constants only",
@@ -129,7 +129,7 @@ def _reach(unreachable: int) -> str:
 
 
 def _counts(finding: Finding, verdict: Verdict) -> bool:
-    """Whether a finding speaks for ``verdict``: notes do not, nor what has no witness if others have."""
+    """Whether a finding speaks for ``verdict``: notes do not; for FAILS, only what has a witness."""
     return finding.code != "A105" and (verdict is not Verdict.FAILS or finding.witness is not None)
 
 

@@ -86,7 +86,10 @@ class Claim:
 
 
 def overall(claims: Iterable[Claim]) -> Outcome:
-    """REFUTED if a claim FAILS, CERTIFIED if all hold and the contract is complete, else INCONCLUSIVE."""
+    """REFUTED if a claim FAILS, CERTIFIED if all hold and the contract is complete.
+
+    Else INCONCLUSIVE.
+    """
     claims = list(claims)
     if any(c.verdict is Verdict.FAILS for c in claims):
         return Outcome.REFUTED

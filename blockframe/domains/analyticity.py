@@ -12,8 +12,18 @@ from attrs import frozen
 
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.atoms.facts import (
-    Bilinear, Detached, Discrete, Kink, Layout, Linear, Pointwise, Random, Rowwise, Selection, Source,
-)  # fmt: skip
+    Bilinear,
+    Detached,
+    Discrete,
+    Kink,
+    Layout,
+    Linear,
+    Pointwise,
+    Random,
+    Rowwise,
+    Selection,
+    Source,
+)
 from blockframe.atoms.interval import Interval
 from blockframe.domains.interpreter import Domain, interpret
 from blockframe.domains.range import Range
@@ -77,7 +87,9 @@ class AnalyticityDomain(Domain[int]):
             if node.index in self.decided or (varying and self.decided.issuperset(varying)):
                 self.decided.add(node.index)
             else:  # integers and truth values cannot vary without a jump, whatever op made them
-                value |= self._issue(node, "A102", f"{node.op} turns a varying value into integers", 0)
+                value |= self._issue(
+                    node, "A102", f"{node.op} turns a varying value into integers", 0
+                )
         return value
 
     def source(self, node: Node, atom: Source, operands: list[int]) -> int:
@@ -103,7 +115,7 @@ class AnalyticityDomain(Domain[int]):
         if where.finite and 0.0 not in where:
             return found
         return found | self._issue(
-            node, "A103", f"{node.op} divides by a value in {where}, not bounded away from 0"
+            node, "A103", f"{_short(node)} by a value in {where}, not bounded away from 0"
         )
 
     def pointwise(self, node: Node, atom: Pointwise, operands: list[int]) -> int:
@@ -195,9 +207,10 @@ class AnalyticityDomain(Domain[int]):
 
     def detached(self, node: Node, atom: Detached, operands: list[int]) -> int:
         return _union(operands) | self._issue(
-            node, "A301",
-            "the gradient is stopped here, so what descent follows is not the derivative of the function",
-        )  # fmt: skip
+            node,
+            "A301",
+            "the gradient is stopped here: what descent follows is not the function's derivative",
+        )
 
     def unknown(self, node: Node, operands: list[int]) -> int:
         return _union(operands) | self._issue(node, "A900", f"{node.op} is not in the catalogue")
@@ -210,6 +223,9 @@ class AnalyticityDomain(Domain[int]):
             return 0
         self.issues.append(Issue(node.index, code, message, order))
         return 1 << (len(self.issues) - 1)
+
+    def _complex(self, node: Node) -> int:
+        return self._issue(node, "A900", f"{node.op} of complex values is not in the catalogue")
 
     def _floats(self, index: int) -> bool:
         return self.varies[index] and not _whole(self.graph[index])

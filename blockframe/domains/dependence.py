@@ -8,8 +8,17 @@ import torch
 
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.atoms.facts import (
-    Bilinear, Detached, Discrete, Layout, Linear, Pointwise, Random, Rowwise, Selection, Source,
-)  # fmt: skip
+    Bilinear,
+    Detached,
+    Discrete,
+    Layout,
+    Linear,
+    Pointwise,
+    Random,
+    Rowwise,
+    Selection,
+    Source,
+)
 from blockframe.domains.interpreter import Domain, interpret
 from blockframe.graph.graph import Graph, Node, NodeKind
 

@@ -7,8 +7,18 @@ from typing import Any, Generic, TypeVar
 
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.atoms.facts import (
-    Atom, Bilinear, Detached, Discrete, Layout, Linear, Pointwise, Random, Rowwise, Selection, Source,
-)  # fmt: skip
+    Atom,
+    Bilinear,
+    Detached,
+    Discrete,
+    Layout,
+    Linear,
+    Pointwise,
+    Random,
+    Rowwise,
+    Selection,
+    Source,
+)
 from blockframe.graph.graph import Graph, Node, NodeKind
 
 V = TypeVar("V")

@@ -11,8 +11,17 @@ from torch import Tensor
 
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.atoms.facts import (
-    Bilinear, Detached, Discrete, Layout, Linear, Pointwise, Random, Rowwise, Selection, Source,
-)  # fmt: skip
+    Bilinear,
+    Detached,
+    Discrete,
+    Layout,
+    Linear,
+    Pointwise,
+    Random,
+    Rowwise,
+    Selection,
+    Source,
+)
 from blockframe.atoms.interval import ANYTHING, REALS, Interval, hull
 from blockframe.domains.interpreter import Domain, interpret
 from blockframe.graph.graph import Graph, Node, Ref
@@ -100,7 +109,7 @@ class RangeDomain(Domain[Range]):
             for r in _refs(a)
         ]
         moved += [self.values[r.index] for a in node.kwargs.values() for r in _refs(a)]
-        if node.kwargs.get("accumulate") or node.op.endswith("index_put") and True in node.args[3:]:
+        if node.kwargs.get("accumulate") or ("index_put" in node.op and True in node.args[3:]):
             return Range(REALS if all(m.whole.finite for m in moved) else ANYTHING)
         masked = None
         if len(moved) == 1 and moved[0].masked is not None and not atom.index:

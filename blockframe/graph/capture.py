@@ -55,7 +55,7 @@ def _export(problem: Problem) -> ExportedProgram:
             return torch.export.export(problem.module, problem.inputs, keywords, strict=False)
         # The forward is foreign code and the tracer runs it: anything can come out of it. It is
         # turned into a refusal here, and never into an answer.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             run_forward(problem)
             raise _refusal(error) from error
 
@@ -69,7 +69,7 @@ def run_forward(problem: Problem) -> Any:
     with evaluation_mode(problem.module), torch.no_grad():
         try:
             return problem.module(*problem.inputs, **problem.keywords)
-        except Exception as error:  # noqa: BLE001 (foreign code)
+        except Exception as error:  # foreign code again
             where = from_exception(error)
             shapes = ", ".join(str(tuple(x.shape)) for x in problem.inputs)
             raise InputError(
@@ -89,7 +89,10 @@ def _refusal(error: Exception) -> CaptureError:
         message = "the forward branches on the value of a tensor, so it is not one function"
         remedy = "Choose with torch.where, or certify each branch as a model of its own."
     elif "fake tensor" in text or "numpy" in text or "FakeTensor" in text:
-        message = "a value leaves the graph here (.data, .numpy() or the like), so what follows is not traced"
+        message = (
+            "a value leaves the graph here (.data, .numpy() or the like), "
+            "so what follows is not traced"
+        )
         remedy = "Keep the computation in torch, without .data."
     else:
         message = f"torch.export cannot trace the forward ({kind}: {_first_line(error)})"
@@ -120,7 +123,8 @@ def _refuse_state(program: ExportedProgram) -> None:
     ]
     if changed:
         raise CaptureError(
-            f"the forward changes {', '.join(changed)}, so it is not a function of parameters and inputs",
+            f"the forward changes {', '.join(changed)}, "
+            "so it is not a function of parameters and inputs",
             "Make it stateless in evaluation mode.",
             code="A903",
         )
@@ -207,8 +211,9 @@ class _Builder:
                 case InputKind.USER_INPUT:
                     values[name] = getattr(spec.arg, "value", None)
                 case _:
+                    kind = spec.kind.name.lower().replace("_", " ")
                     raise CaptureError(
-                        f"the traced program needs {spec.kind.name.lower().replace('_', ' ')} {name}",
+                        f"the traced program needs {kind} {name}",
                         "Certify a model that is made of tensor operations alone.",
                     )
         return values
@@ -345,8 +350,10 @@ class _Builder:
             location=from_trace(fx.meta.get("stack_trace")) if fx is not None else None,
         )
         if like is not None:
-            node = evolve(node, shape=like.shape, dtype=like.dtype, module=like.module,
-                                 calls=like.calls, classes=like.classes, location=like.location)  # fmt: skip
+            node = evolve(
+                node, shape=like.shape, dtype=like.dtype, module=like.module, calls=like.calls,
+                classes=like.classes, location=like.location,
+            )  # fmt: skip
         self.nodes.append(node)
         return index
 
@@ -383,7 +390,7 @@ def select(problem: Problem, returned: Any) -> Any:
             )
             raise InputError(
                 f"the forward returns a {type(returned).__name__} ({what}), not one tensor",
-                "Say which part is the network's output: blockframe.Problem(..., output=key or index).",
+                "Say which part is the network's output: Problem(..., output=key or index).",
             )
         return returned
     try:
@@ -410,14 +417,17 @@ _FILLED = {
 
 def _of_shape_alone(fx: FxNode, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
     """``zeros_like(x)`` and its kin, which use only the shape of x, as ops without an operand."""
-    target = _FILLED.get(fx.target)  # type: ignore[arg-type]
+    called: Any = fx.target
+    target = _FILLED.get(called)
     value = fx.meta.get("val")
-    shape = _static(value.shape) if isinstance(value, torch.Tensor) else None
-    if target is None or shape is None:
-        return fx.target, args, kwargs
+    if target is None or not isinstance(value, torch.Tensor):
+        return called, args, kwargs
+    shape = _static(value.shape)
+    if shape is None:
+        return called, args, kwargs
     filled: tuple[Any, ...] = (list(shape),)
     if target is torch.ops.aten.full.default:
-        at = 1 if fx.target is torch.ops.aten.full_like.default else 2
+        at = 1 if called is torch.ops.aten.full_like.default else 2
         filled += (args[at] if len(args) > at else kwargs["fill_value"],)
     return target, filled, {"dtype": value.dtype, "device": value.device}
 

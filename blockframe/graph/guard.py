@@ -90,7 +90,8 @@ def _compare(
         if difference > TOLERANCE * max(1.0, float(output.detach().abs().max())):
             yield Objection(
                 "A902",
-                "the traced graph does not give the module's output: the forward is not a fixed function",
+                "the traced graph does not give the module's output: "
+                "the forward is not a fixed function",
                 numbers={"largest difference": difference},
             )
             return
@@ -142,7 +143,8 @@ def _custom_functions(output: Tensor) -> Iterator[Objection]:
             name = type(node).__name__.removesuffix("Backward")
             yield Objection(
                 "A302",
-                f"{name} is a custom autograd.Function: its backward need not be the derivative of its forward",
+                f"{name} is a custom autograd.Function: "
+                "its backward need not be the derivative of its forward",
             )
         frontier += [parent for parent, _ in node.next_functions]
 

@@ -22,7 +22,7 @@ def _foreign() -> tuple[str, ...]:
 
     here = Path(__file__).resolve().parent.parent
     library = sysconfig.get_paths()["stdlib"]
-    return tuple(str(p) + "/" for p in (Path(torch.__file__).parent, here)) + (library + "/",)
+    return (f"{Path(torch.__file__).parent}/", f"{here}/", f"{library}/")
 
 
 def _is_model(file: str) -> bool:

@@ -64,9 +64,9 @@ def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[st
     present = [v for v in values if v is not None]
     return (
         f"  {_TITLES.get(name) or name.replace('_', ' ').replace('.', ' ')}",
-        f"{number(present[0])} → {number(present[-1])}",
+        " → ".join(apart(present[0], present[-1])),
         sparkline(values, unicode=sheet.page.unicode),
-        f"{number(min(present))} to {number(max(present))}",
+        " to ".join(apart(min(present), max(present))),
     )
 
 

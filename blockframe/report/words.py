@@ -53,11 +53,12 @@ def sparkline(values: Sequence[float | None], *, unicode: bool = True, width: in
     present = [v for v in values if v is not None]
     if not present:
         return ""
-    low, span = min(present), max(present) - min(present)
+    size = max(map(abs, present)) or 1.0  # everything in units of it, so that nothing overflows
+    low = min(present) / size
+    span = max(present) / size - low
     top = len(bars) - 1
-    # Scaled before the difference is taken, so that huge values do not overflow.
     return "".join(
-        " " if v is None else bars[round((v / span - low / span) * top) if span > 0 else 0]
+        " " if v is None else bars[round((v / size - low) / span * top) if span > 0 else 0]
         for v in values
     )
 

@@ -393,7 +393,7 @@ def test_two_records_for_one_op_are_refused() -> None:
 
 
 def test_overloads_are_ops_of_their_own() -> None:
-    """view.dtype reinterprets bits, div.Tensor_mode rounds: no record of view or div speaks for them."""
+    """view.dtype reinterprets bits, div.Tensor_mode rounds: no record of view or div is theirs."""
     assert CATALOGUE.records.get("aten::view.dtype") is None
     assert type(CATALOGUE.records["aten::div.Tensor_mode"]).__name__ == "Discrete"
 

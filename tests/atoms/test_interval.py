@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockframe.atoms.interval import (
-    ANYTHING, INF, NON_NEGATIVE, POSITIVE, REALS, Interval, hull,
+    ANYTHING,
+    INF,
+    NON_NEGATIVE,
+    POSITIVE,
+    REALS,
+    Interval,
+    hull,
 )  # fmt: skip
 
 numbers = st.floats(-1e12, 1e12, allow_nan=False)

@@ -30,6 +30,7 @@ class Fake:
 
     def __call__(self, target: str, **arguments: Any) -> Certificate:
         self.arguments = {"target": target, **arguments}
+        arguments["progress"].stage("resolving")
         arguments["progress"].stage("tracing")
         arguments["progress"].step(1, 2, "half")
         print("the user's model prints")
@@ -80,6 +81,7 @@ def test_json_is_all_that_is_on_stdout(run: Run, fake: Fake) -> None:
     assert Certificate.from_json(result.stdout) == fake.answer
     assert "the user's model prints" in result.stderr
     assert "blockframe: tracing …" in result.stderr
+    assert "resolving" not in result.stderr
 
 
 def test_defaults(run: Run, fake: Fake) -> None:

@@ -154,3 +154,19 @@ def test_plugins_list_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no_such_module_acme" in acme["error"]
     text = CliRunner().invoke(program, ["plugins", "list"]).stdout
     assert "broken: ModuleNotFoundError" in text
+
+
+def test_plugins_list_shows_a_hook_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from blockframe import builtin
+    from blockframe.hookspecs import hookimpl
+
+    def fails() -> list[str]:
+        raise ValueError("kaput")
+
+    monkeypatch.setattr("blockframe.plugins.entry_points", lambda **_: [])
+    monkeypatch.setattr(builtin, "blockframe_specs", hookimpl(fails), raising=False)
+    result = CliRunner().invoke(program, ["plugins", "list", "--format", "json"])
+    (core,) = json.loads(result.stdout)
+    assert core["state"] == "broken"
+    assert "ValueError: kaput" in core["error"]
+    assert "kaput" in CliRunner().invoke(program, ["plugins", "list"]).stdout

@@ -23,9 +23,9 @@ def gaps() -> list[str]:
                     rows.append(f"range    {op}: all reals")
                 if atom.kinks and not atom.pieces:
                     rows.append(f"witness  {op}: none is sought")
-            elif isinstance(atom, (Linear, Bilinear)) and atom.range is type(atom)(op).range:
-                rows.append(f"range    {op}: all reals")
-            elif isinstance(atom, Rowwise) and atom.range is Rowwise(op).range:
+            elif (isinstance(atom, (Linear, Bilinear)) and atom.range is type(atom)(op).range) or (
+                isinstance(atom, Rowwise) and atom.range is Rowwise(op).range
+            ):
                 rows.append(f"range    {op}: all reals")
             elif isinstance(atom, Selection) and atom.chooser is None and atom.chosen is None:
                 rows.append(f"witness  {op}: none is sought")

@@ -25,7 +25,14 @@ def gpt2() -> Problem:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=17, n_positions=8, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        vocab_size=17,
+        n_positions=6,
+        n_embd=16,
+        n_inner=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     tokens = torch.randint(0, 17, (3, 7))
     return Problem(
@@ -52,7 +59,7 @@ def direct() -> Callable[[Problem], tuple[Callable[[Tensor], Tensor], Tensor]]:
             return x.double() if x.is_floating_point() else x
 
         def loss(theta: Tensor) -> Tensor:
-            parts = theta.split([s.numel() for s in shapes])
+            parts = torch.split(theta, [s.numel() for s in shapes])
             state = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
             buffers = {n: cast(b) for n, b in module.named_buffers()}
             out = torch.func.functional_call(
@@ -66,7 +73,8 @@ def direct() -> Callable[[Problem], tuple[Callable[[Tensor], Tensor], Tensor]]:
             if problem.loss == "ce":
                 flat = problem.targets.flatten()
                 return nn.functional.cross_entropy(out.flatten(0, -2), flat)
-            return 0.5 * ((out - problem.targets.double()) ** 2).sum(-1).mean()
+            squares: Tensor = ((out - problem.targets.double()) ** 2).sum(-1)
+            return squares.mean() / 2
 
         module.eval()
         return loss, start.detach().double()

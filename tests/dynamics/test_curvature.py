@@ -17,7 +17,7 @@ def symmetric(spectrum: list[float], seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     n = len(spectrum)
     q, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    matrix = q @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ q.T
+    matrix: Tensor = q @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ q.T
     return (matrix + matrix.T) / 2
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_probes_agree_with_their_formulas_on_a_quadratic() -> None:
 def test_directional_smoothness_and_pl_agree_with_direct_formulas(mlp: Problem) -> None:
     lr = 0.05
     run = list(descend(mlp, lr=lr, steps=3, probes=ALL, device="cpu"))
-    for a, b in zip(run, run[1:], strict=False):
+    for a, b in pairwise(run):
         slope = float(a.gradient @ a.gradient)
         expected = (b.loss - a.loss + lr * slope) / (lr**2 / 2 * slope)
         assert b["directional_smoothness"] == pytest.approx(expected, rel=1e-9)
@@ -161,7 +162,7 @@ def test_the_process_settings_come_back(mlp: Problem) -> None:
         flags = (cudnn.enabled, cudnn.allow_tf32, cuda.matmul.fp32_precision)
         return (
             *flags,
-            cuda.flash_sdp_enabled(),
+            torch._C._get_flash_sdp_enabled(),
             torch.get_default_dtype(),
             torch.is_grad_enabled(),
         )
@@ -275,7 +276,7 @@ def bad(module: nn.Module, shape: tuple[int, ...] = (2, 3), **options: Any) -> P
         (bad(Returning(lambda f: f), output="logits"), "'logits' of the module is a NoneType"),
         (bad(Returning(lambda f: f > 0)), "returned torch.bool"),
         (bad(Returning(lambda f: f), keywords={"no": 1}), "unexpected keyword argument 'no'"),
-        (bad(Returning(lambda f: {}["x"])), "KeyError"),
+        (bad(Returning(lambda f: {"y": f}["x"])), "KeyError"),
     ],
 )  # fmt: skip
 def test_problems_that_cannot_be_descended_on_say_why(problem: Problem, said: str) -> None:

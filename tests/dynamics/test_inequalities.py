@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -60,7 +61,7 @@ def test_everything_holds_on_a_quadratic_below_the_limit(
     lr = share / curvature
     points = quadratic(lr, 3, curvature=curvature, w=w)
     assume(points[-1].loss > 1e-6 * points[0].loss)
-    for a, b in zip(points, points[1:], strict=False):
+    for a, b in pairwise(points):
         rows = named(of_step(lr, a, b))
         assert set(rows) == set(PER_STEP)
         assert all(i.holds is True for i in rows.values())

@@ -91,7 +91,8 @@ IDS = torch.arange(12).reshape(2, 6) % 11
 def test_layers_are_cut_at_their_residual_sums(style: str) -> None:
     blocks = chain(Model(style), IDS).blocks
     assert [b.name for b in blocks] == [
-        "embed", "layers.0.attention", "layers.0.mlp", "layers.1.attention", "layers.1.mlp", "final", "head",
+        "embed", "layers.0.attention", "layers.0.mlp", "layers.1.attention", "layers.1.mlp",
+        "final", "head",
     ]  # fmt: skip
     assert [b.role for b in blocks] == ["embed", *["attention", "mlp"] * 2, "norm", "head"]
     placements = [b.residual.placement if b.residual else None for b in blocks]

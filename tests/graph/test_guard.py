@@ -85,7 +85,7 @@ def test_hooks_that_exist_before_the_forward(kind: str) -> None:
 
 
 def test_a_number_drawn_outside_of_torch() -> None:
-    assert "A902" in codes(Net(lambda y: y * random.random()))  # noqa: S311
+    assert "A902" in codes(Net(lambda y: y * random.random()))
 
 
 def test_a_counter_in_the_forward() -> None:
