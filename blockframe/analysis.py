@@ -110,8 +110,8 @@ class Analysis:
 def precise(problem: Problem) -> Problem:
     """``problem`` in float64, on a copy; itself where its module cannot be copied."""
     try:
-        module = copy.deepcopy(problem.module).to(torch.float64)
-    except (RuntimeError, TypeError, NotImplementedError):
+        module = copy.deepcopy(problem.module).double()
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError, copy.Error):
         return problem
     return evolve(
         problem,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.domains.dependence import dependence
@@ -79,15 +79,24 @@ class BlockChain:
         expanded = expand(graph, catalogue)
         depends = dependence(expanded.graph, catalogue)
         varies = [any(depends[i] for i in places) for places in expanded.places]
-        blocks = _blocks(problem, graph, varies)
+        if not varies[graph.output]:
+            raise InputError(
+                "the network's output depends on no trainable parameter",
+                "Check requires_grad, and which output is meant: Problem(output=...).",
+            )
+        blocks = _assembled(problem, graph, varies, _parts(problem, graph, varies))
         return cls(problem, graph, expanded, catalogue, varies, blocks)
 
     def checked_against(self, traced: BlockChain) -> BlockChain:
         """This chain, if it cuts the same nodes as ``traced`` into consecutive blocks.
 
+        What follows from the cuts (states, parameters) is worked out again.
+
         Raises:
             PluginError: it does not; a plugin may change names, roles and cuts only.
         """
+        if self is traced:
+            return self
         ours = [i for block in self.blocks for i in block.nodes]
         theirs = [i for block in traced.blocks for i in block.nodes]
         if self.graph is not traced.graph or ours != theirs:
@@ -95,7 +104,8 @@ class BlockChain:
                 "a plugin's chain does not hold the traced nodes in their order",
                 "Let blockframe_chain change names, roles and cuts only.",
             )
-        return self
+        parts = [_Part(b.name, b.role, b.nodes, b.residual) for b in self.blocks]
+        return evolve(self, blocks=_assembled(self.problem, self.graph, self.varies, parts))
 
     @cached_property
     def owners(self) -> dict[int, Block]:
@@ -155,44 +165,65 @@ class BlockChain:
         return float((got - expected).abs().max())
 
 
-def _blocks(problem: Problem, graph: Graph, varies: Sequence[bool]) -> tuple[Block, ...]:
+@frozen
+class _Part:
+    name: str
+    role: str
+    nodes: tuple[int, ...]
+    residual: Residual | None
+
+
+def _parts(problem: Problem, graph: Graph, varies: Sequence[bool]) -> list[_Part]:
+    """The chain's cuts: segments, and layers cut again at their residual sums."""
     first = segments(graph, problem.module, varies)
+    items = [i for i, s in enumerate(first) if s.item]
+    parts: list[_Part] = []
+    entry: tuple[int, ...] = ()
+    for position, segment in enumerate(first):
+        if segment.item:
+            for piece in pieces(graph, segment, entry, varies):
+                nodes = piece.segment.nodes
+                parts.append(_Part(piece.segment.name, piece.role, nodes, piece.residual))
+        else:
+            role = _role(graph, segment, before=bool(items) and position < items[0])
+            parts.append(_Part(segment.name, role, segment.nodes, None))
+        entry = state_after(graph, varies, segment.end)
+    return parts
+
+
+def _assembled(
+    problem: Problem, graph: Graph, varies: Sequence[bool], parts: Sequence[_Part]
+) -> tuple[Block, ...]:
+    """Blocks of consecutive nodes, with what follows from where they are cut."""
     blocks: list[Block] = []
     owned: set[str] = set()
     sizes = {name: p.numel() for name, p in problem.module.named_parameters()}
     entry: tuple[int, ...] = ()
-    items = [i for i, s in enumerate(first) if s.item]
-    for position, segment in enumerate(first):
-        if segment.item:
-            parts = [(p.segment, p.role, p.residual) for p in pieces(graph, segment, entry, varies)]
-        else:
-            before = bool(items) and position < items[0]
-            parts = [(segment, _role(graph, segment, before=before), None)]
-        for part, role, residual in parts:
-            used = _parameters(graph, part)
-            mine = tuple(n for n in used if n not in owned)
-            owned |= set(mine)
-            leaving = state_after(graph, varies, part.end)
-            blocks.append(
-                Block(
-                    name=part.name,
-                    role=role,
-                    nodes=part.nodes,
-                    entry=entry,
-                    exit=leaving,
-                    state=tuple(graph[i].shape for i in leaving),
-                    parameter_names=mine,
-                    parameters=sum(sizes[n] for n in mine),
-                    shared=tuple(n for n in used if n not in mine),
-                    residual=residual,
-                )
+    for part in parts:
+        used = _parameters(graph, part.nodes)
+        mine = tuple(n for n in used if n not in owned)
+        owned |= set(mine)
+        leaving = state_after(graph, varies, part.nodes[-1])
+        blocks.append(
+            Block(
+                name=part.name,
+                role=part.role,
+                nodes=part.nodes,
+                entry=entry,
+                exit=leaving,
+                state=tuple(graph[i].shape for i in leaving),
+                parameter_names=mine,
+                parameters=sum(sizes[n] for n in mine),
+                shared=tuple(n for n in used if n not in mine),
+                residual=part.residual,
             )
-            entry = leaving
+        )
+        entry = leaving
     return tuple(blocks)
 
 
-def _parameters(graph: Graph, segment: Segment) -> list[str]:
-    used = (graph[i] for n in segment.nodes for i in graph[n].operands)
+def _parameters(graph: Graph, nodes: Sequence[int]) -> list[str]:
+    used = (graph[i] for n in nodes for i in graph[n].operands)
     return list(dict.fromkeys(u.target for u in used if u.kind is NodeKind.PARAMETER))
 
 

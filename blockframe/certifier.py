@@ -215,7 +215,7 @@ def _subject(problem: Problem, analysis: Analysis | None) -> Subject:
         blocks=tuple(summary(b) for b in analysis.chain.blocks) if analysis else (),
         data=runnable.data if runnable else "",
         loss=runnable.loss if runnable else "",
-        proxy=runnable.note if runnable is not None and runnable is not problem else "",
+        proxy=(runnable.note or "reduced") if runnable not in (None, problem) else "",
         replay_exact=measured.replay_exact if measured else None,
     )
 

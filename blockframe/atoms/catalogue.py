@@ -28,9 +28,10 @@ CORE: tuple[Atom, ...] = (
 
 @frozen
 class Catalogue:
-    """One record per op."""
+    """One record per op. ``declared``: the ops whose records are a plugin's word."""
 
     records: Mapping[str, Atom]
+    declared: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, plugin_atoms: Iterable[Atom] = ()) -> Catalogue:
@@ -40,6 +41,7 @@ class Catalogue:
             PluginError: two records name one op, or a record is of no known kind.
         """
         records: dict[str, Atom] = {}
+        plugin_atoms = tuple(plugin_atoms)
         for atom in (*CORE, *plugin_atoms):
             if not isinstance(atom, KINDS):
                 raise PluginError(
@@ -50,7 +52,7 @@ class Catalogue:
                 if op in records:
                     raise PluginError(f"two records describe {op}", "Remove one of them.")
                 records[op] = atom
-        return cls(records)
+        return cls(records, frozenset(op for atom in plugin_atoms for op in atom.ops))
 
     def lookup(self, node: Node) -> Atom | None:
         """The record that speaks for ``node``; None: nothing is known of it."""

@@ -70,7 +70,7 @@ class AnalyticityClause:
             self.name,
             verdict,
             _statement(verdict, ops, findings or doubts, unreachable),
-            evidence=_evidence(verdict),
+            evidence=_evidence(verdict, _declared(analysis, block)),
             subject="block",
             block=block.name,
             region=REGION,
@@ -101,7 +101,7 @@ class AnalyticityClause:
             self.name,
             verdict,
             why,
-            evidence=_evidence(verdict),
+            evidence=_evidence(verdict, any(c.evidence is Evidence.DECLARED for c in blocks)),
             region=REGION,
             numbers={
                 "blocks": len(blocks),
@@ -113,8 +113,18 @@ class AnalyticityClause:
         )
 
 
-def _evidence(verdict: Verdict) -> Evidence | None:
-    return {Verdict.HOLDS: Evidence.PROVED, Verdict.FAILS: Evidence.MEASURED}.get(verdict)
+def _evidence(verdict: Verdict, declared: bool) -> Evidence | None:
+    """What a conclusion rests on: a plugin's word where it used one of its records."""
+    proof = Evidence.DECLARED if declared else Evidence.PROVED
+    return {Verdict.HOLDS: proof, Verdict.FAILS: Evidence.MEASURED}.get(verdict)
+
+
+def _declared(analysis: Analysis, block: Block) -> bool:
+    return any(
+        node.op in analysis.chain.catalogue.declared
+        for node in analysis.graph
+        if analysis.varies[node.index] and _owned(analysis, node.index, block)
+    )
 
 
 def _statement(verdict: Verdict, ops: int, findings: Sequence[Finding], unreachable: int) -> str:
@@ -129,7 +139,7 @@ def _reach(unreachable: int) -> str:
 
 
 def _counts(finding: Finding, verdict: Verdict) -> bool:
-    """Whether a finding speaks for ``verdict``: notes do not; for FAILS, only what has a witness."""
+    """Whether a finding speaks for ``verdict``: no note does, and for FAILS only a witness."""
     return finding.code != "A105" and (verdict is not Verdict.FAILS or finding.witness is not None)
 
 

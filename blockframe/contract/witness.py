@@ -52,7 +52,7 @@ def witnesses(analysis: Analysis, block: Block) -> dict[int, Witness]:
     """For issues of ``block`` a witness each, as far as one was found, by the issue's node."""
     issues = analysis.issues(block)
     search = _Search(analysis, block)
-    if not issues or search.noisy:
+    if not issues or not search.exits or search.noisy:
         return {}
     found: dict[int, Witness] = {}
     for issue in issues:
@@ -71,10 +71,9 @@ class _Search:
         self.analysis = analysis
         self.graph = analysis.graph
         self.block = block
-        self.exits = [
-            i for i in analysis.exits(block)
-            if self.graph[i].dtype is not None and self.graph[i].dtype.is_floating_point  # type: ignore[union-attr]
-        ]  # fmt: skip
+        self.exits = [i for i in analysis.exits(block) if self.graph[i].dtype is not None]
+        places = analysis.chain.expanded.places
+        self.entries = [p for i in block.entry for p in places[i]]
         self.needed = self._needed()
         self.atoms = {i: analysis.chain.catalogue.lookup(self.graph[i]) for i in self.needed}
         issues = {i.node: i for i in analysis.analyticity.issues}
@@ -198,8 +197,13 @@ class _Line:
 
     def output(self, t: float, choices: Choices) -> np.ndarray:
         """The block's output at ``t``, flat."""
-        values = self.values(t, choices)
-        return torch.cat([values[i].flatten() for i in self.search.exits]).cpu().numpy()
+        return self._joined(self.values(t, choices)).cpu().numpy()
+
+    def _joined(self, values: Mapping[int, Any]) -> Tensor:
+        """The block's output among ``values``, flat, as real numbers."""
+        exits = [values[i] for i in self.search.exits]
+        real = [torch.view_as_real(v) if v.is_complex() else v.to(torch.float64) for v in exits]
+        return torch.cat([v.flatten() for v in real])
 
     def choices(self, t: float) -> Choices:
         """The branch that every entry of every branching op takes at ``t``."""
@@ -257,14 +261,12 @@ class _Line:
             outside = torch.ones_like(u, dtype=torch.bool)
             for part in atom.analytic_on:
                 outside &= (u < part.lo) | (u > part.hi)
-            if bool(outside.any()) and bool(torch.isfinite(u).all()):
-                output = torch.cat([values[i].flatten() for i in self.search.exits])
-                if bool(torch.isnan(output).any()):
-                    return {
-                        "t": float(t),
-                        "argument": float(u[outside].flatten()[0]),
-                        "output": "nan",
-                    }
+            entering = [u, *(values[i] for i in self.search.entries)]
+            if not bool(outside.any()) or not all(bool(v.isfinite().all()) for v in entering):
+                continue
+            if bool(torch.isnan(self._joined(values)).any()):
+                argument = float(u[outside].flatten()[0])
+                return {"t": float(t), "argument": argument, "output": "nan"}
         return None
 
     def pole(self, operand: int) -> dict[str, Any] | None:

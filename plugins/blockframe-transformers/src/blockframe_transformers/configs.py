@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers import __version__ as version
+from transformers.activations import ACT2FN
 
 from blockframe.errors import SpecError
 from blockframe.foreign import foreign
@@ -40,8 +41,10 @@ def configuration(spec: str, settings: Mapping[str, Any]) -> PreTrainedConfig:
         SpecError: no such model type, an unreadable file, an unknown attribute, a wrong value.
     """
     directory = Path(spec)
-    values = _read(directory / "config.json") if (directory / "config.json").is_file() else {}
-    model_type = str(values.get("model_type")) if values else spec
+    values: dict[str, Any] = {}
+    if (directory / "config.json").is_file():
+        values = {"model_type": None, **_read(directory / "config.json")}
+    model_type = str(values.get("model_type", spec))
     if model_type not in CONFIG_MAPPING:
         raise SpecError(
             f"{spec} is of model type '{model_type}', which transformers {version} does not know",
@@ -83,6 +86,8 @@ def _check(config: PreTrainedConfig, name: str, value: Any, spec: str) -> None:
             remedy = f"Did you mean {', '.join(inner)}?"
         raise SpecError(f"{spec} has no attribute '{name}'", remedy)
     default = vars(config).get(config.attribute_map.get(name, name))
+    if isinstance(default, str) and default in ACT2FN and value not in ACT2FN:
+        raise SpecError(f"there is no activation '{value}'", suggestion(str(value), ACT2FN))
     if type(default) is int and default > 0 and type(value) is int and value < 0:
         raise SpecError(f"{spec}: {name} cannot be {value}", f"It is {default} by default.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as their_logging
 
 from blockframe.errors import SpecError
 from blockframe.foreign import foreign
@@ -59,14 +59,16 @@ def _resolve(spec: str, request: Request) -> Problem:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what transformers logs about configurations: it concerns training and generation."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the log and the progress bars of transformers; ours are elsewhere."""
+    verbosity, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity(their_logging.ERROR)
+    their_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        their_logging.set_verbosity(verbosity)
+        if bars:
+            their_logging.enable_progress_bar()
 
 
 def _weights(spec: str, arch: Architecture, request: Request) -> PreTrainedModel:
