@@ -16,6 +16,8 @@ from blockframe.domains.analyticity import Analyticity, Issue, analyticity
 from blockframe.domains.constants import fold
 from blockframe.domains.dependence import dependence
 from blockframe.domains.range import Range, ranges
+from blockframe.errors import InputError
+from blockframe.graph.capture import run_forward
 from blockframe.graph.graph import Graph
 from blockframe.graph.guard import Objection, objections
 from blockframe.problem import Problem
@@ -69,6 +71,8 @@ class Analysis:
     @cached_property
     def replay_exact(self) -> bool | None:
         """Whether the chain replays the module bit for bit; None off the CPU."""
+        if any(o.code == "A904" for o in self.objections or ()):
+            return False
         if any(x.device.type != "cpu" for x in self.chain.problem.inputs):
             return None
         return self.chain.replay_difference() == 0.0
@@ -108,17 +112,28 @@ class Analysis:
 
 
 def precise(problem: Problem) -> Problem:
-    """``problem`` in float64, on a copy; itself where its module cannot be copied."""
+    """``problem`` in float64, on a copy; itself where that cannot be: the module cannot be copied,
+    or it asks for a precision of its own in a way that does not let it run in another.
+
+    Raises:
+        InputError: the forward does not run in its own precision either.
+    """
     try:
         module = copy.deepcopy(problem.module).double()
     except (RuntimeError, TypeError, AttributeError, NotImplementedError, copy.Error):
         return problem
-    return evolve(
+    exact = evolve(
         problem,
         module=module,
         inputs=tuple(_double(x) for x in problem.inputs),
         keywords={k: _double(v) for k, v in problem.keywords.items()},
     )
+    try:
+        run_forward(exact, grad=True)
+    except InputError:
+        run_forward(problem, grad=True)
+        return problem
+    return exact
 
 
 def _double(value: Any) -> Any:

@@ -62,13 +62,15 @@ LINEARS = (
         (
             "aten::diff", "aten::trace", "aten::upsample_bilinear2d.vec",
             "aten::upsample_bilinear2d", "aten::upsample_linear1d",
+            "aten::upsample_linear1d.vec", "aten::deg2rad", "aten::rad2deg",
 
         ),
         range=_reals,
     ),
     Linear(
         (
-            "aten::upsample_nearest1d", "aten::upsample_nearest2d", "aten::upsample_nearest2d.vec",
+            "aten::upsample_nearest1d", "aten::upsample_nearest1d.vec", "aten::upsample_nearest2d",
+            "aten::upsample_nearest2d.vec",
         ),
         range=_mean,
     ),

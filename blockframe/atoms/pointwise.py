@@ -430,6 +430,8 @@ SMOOTH = (
     Pointwise("aten::log10", analytic_on=POSITIVE, value=math.log10, monotone=1),
     Pointwise("aten::log1p", analytic_on=ABOVE_MINUS_ONE, value=math.log1p, monotone=1),
     Pointwise(("aten::asin", "aten::acos"), analytic_on=UNIT, range=Interval(-1.571, 3.142)),
+    Pointwise("aten::erfinv", analytic_on=UNIT),
+    Pointwise(("aten::lgamma", "aten::digamma"), analytic_on=POSITIVE),
     Pointwise("aten::atanh", analytic_on=UNIT, value=math.atanh, monotone=1),
     Pointwise("aten::acosh", analytic_on=Interval(1.0, INF), range=NON_NEGATIVE),
     # On real numbers the identity.

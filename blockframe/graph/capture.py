@@ -57,17 +57,17 @@ def _export(problem: Problem) -> ExportedProgram:
         # The forward is foreign code and the tracer runs it: anything can come out of it. It is
         # turned into a refusal here, and never into an answer.
         except Exception as error:
-            run_forward(problem)
+            run_forward(problem, grad=True)
             raise _refusal(error) from error
 
 
-def run_forward(problem: Problem) -> Any:
-    """What the module returns in evaluation mode.
+def run_forward(problem: Problem, *, grad: bool = False) -> Any:
+    """What the module returns in evaluation mode, with or without recording gradients.
 
     Raises:
         InputError: the forward raises; with the line of the model where it did.
     """
-    with evaluation_mode(problem.module), torch.no_grad():
+    with evaluation_mode(problem.module), torch.set_grad_enabled(grad):
         try:
             return problem.module(*problem.inputs, **problem.keywords)
         except Exception as error:  # foreign code again

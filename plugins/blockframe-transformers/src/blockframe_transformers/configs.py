@@ -86,7 +86,7 @@ def _check(config: PreTrainedConfig, name: str, value: Any, spec: str) -> None:
             remedy = f"Did you mean {', '.join(inner)}?"
         raise SpecError(f"{spec} has no attribute '{name}'", remedy)
     default = vars(config).get(config.attribute_map.get(name, name))
-    if isinstance(default, str) and default in ACT2FN and value not in ACT2FN:
+    if isinstance(default, str) and default in ACT2FN and str(value) not in ACT2FN:
         raise SpecError(f"there is no activation '{value}'", suggestion(str(value), ACT2FN))
     if type(default) is int and default > 0 and type(value) is int and value < 0:
         raise SpecError(f"{spec}: {name} cannot be {value}", f"It is {default} by default.")

@@ -53,9 +53,21 @@ def reduce(values: Sizes, copies: int = 1, outer: Sizes | None = None) -> dict[s
         elif isinstance(value, dict):
             small[name] = _rope(value, sizes) if "rope" in name else reduce(value, copies, sizes)
         else:
-            rule = next((r for pattern, r in MEANINGS if re.fullmatch(pattern, name)), None)
-            small[name] = _apply(rule, value, sizes) if rule else value
+            small[name] = _apply(_rule(name, value, sizes), value, sizes)
     return small
+
+
+def _rule(name: str, value: Any, sizes: Sizes) -> Rule:
+    """What becomes of the entry ``name``."""
+    for pattern, rule in MEANINGS:
+        if re.fullmatch(pattern, name):
+            return rule
+    same = value == _number(sizes, HIDDEN)  # as wide as the stream, whatever its name
+    return _width if same and name.endswith(("dim", "size", "channels")) else _keep
+
+
+def _keep(value: int, sizes: Sizes) -> int:
+    return value
 
 
 def _apply(rule: Rule, value: Any, sizes: Sizes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,14 +62,14 @@ def _resolve(spec: str, request: Request) -> Problem:
 def _quiet() -> Iterator[None]:
     """Without the log and the progress bars of transformers; ours are elsewhere."""
     verbosity, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
-    their_logging.set_verbosity(their_logging.ERROR)
-    their_logging.disable_progress_bar()
+    their_logging.set_verbosity(logging.ERROR)
+    their_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         their_logging.set_verbosity(verbosity)
         if bars:
-            their_logging.enable_progress_bar()
+            their_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _weights(spec: str, arch: Architecture, request: Request) -> PreTrainedModel:
