@@ -120,6 +120,20 @@ class Registry:
     loaded: list[Plugin] = field(factory=list)
     _asked: dict[str, dict[str, Any]] = field(factory=dict, init=False)
 
+    def add(self, name: str, plugin: Any) -> None:
+        """Use ``plugin``, a module or object with hooks, as if it were installed as ``name``.
+
+        Raises:
+            PluginError: it cannot be used, or something was asked of the registry already.
+        """
+        if self._asked:
+            raise PluginError(
+                f"plugin {name} comes too late", "Add plugins before anything is asked."
+            )
+        _add(self, name, "not installed", "?", lambda: plugin)
+        if self.plugins[-1].error:
+            raise PluginError(f"plugin {name} cannot be used ({self.plugins.pop().error})")
+
     def specs(self) -> list[str]:
         """Names that some plugin resolves, for listings and suggestions."""
         return sorted({spec for plugin in self.loaded for spec in plugin.specs()})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
@@ -234,6 +235,11 @@ class _Builder:
             raise CaptureError(
                 f"parameter {found} is read as a constant",
                 "Register it on the module that uses it.",
+            )
+        if isinstance(tensor, FakeTensor):  # what torch.func or a cache left behind
+            raise CaptureError(
+                "a value of the forward became a constant of the traced program",
+                "Write it without torch.func inside the forward, and without a cache of tensors.",
             )
         self.tensors[name] = tensor
         return Ref(self._leaf(NodeKind.CONSTANT, name, name, tensor))
