@@ -135,7 +135,7 @@ def _picture(value: int, sizes: Sizes) -> int:
 MEANINGS: tuple[tuple[str, Rule], ...] = (
     # what is cut to a constant
     (r"depths", _cap(1)),
-    (r"num_layers_per_stack", _cap(2)),
+    (r"num_layers_per_stack|(\w+_)?sparse_step", _cap(2)),
     (r"patch_size", _cap(4)),
     (r"image_size", _picture),
     (r"(\w+_)?vocab_size(_\w+)?", _cap(VOCABULARY)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def _resolve(spec: str, request: Request) -> Problem:
     if request.full or sum(p.numel() for p in full.parameters()) <= SMALL:
         build.check_memory(full, spec)
         return _problem(spec, arch, _weights(spec, arch, request), request)
-    proxy, note = _proxy(spec, arch, request)
+    proxy, note = _proxy(spec, arch, _kinds(full), request)
     return Problem(
         full,
         shapes.inputs,
@@ -78,8 +79,13 @@ def _weights(spec: str, arch: Architecture, request: Request) -> PreTrainedModel
     return build.random(arch, request.seed, spec)
 
 
-def _proxy(spec: str, arch: Architecture, request: Request) -> tuple[Problem | None, str]:
-    """A small model of the same kind that runs, and how it differs, or why there is none."""
+def _proxy(
+    spec: str, arch: Architecture, kinds: set[str], request: Request
+) -> tuple[Problem | None, str]:
+    """A small model of the same kind that runs, and how it differs, or why there is none.
+
+    ``kinds``: those of the full model's parameters; all of them must occur, and no others.
+    """
     why = ""
     for copies in COPIES:
         try:
@@ -87,15 +93,25 @@ def _proxy(spec: str, arch: Architecture, request: Request) -> tuple[Problem | N
             if arch.task == "image":
                 config.num_labels = tasks.pictures(request)[0].classes or 1
             small = arch.with_config(config)
-            if build.on_meta(small, spec).num_parameters() > SMALL:
+            shapes = build.on_meta(small, spec)
+            if shapes.num_parameters() > SMALL:
                 why = why or f"its smallest form has more than {SMALL:,} parameters"
                 break
+            if other := sorted(_kinds(shapes) ^ kinds):
+                why = why or f"its small form differs from it in {other[0]}"
+                continue
             model = build.random(small, request.seed, spec)
             note = _differences(arch.config, config)
             return _problem(spec, small, model, request, note), note
         except SpecError as error:
             why = why or error.message
     return None, f"no proxy: {why}"
+
+
+def _kinds(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters without the numbers of layers, and their dimensions."""
+    named = model.named_parameters()
+    return {f"{re.sub('[0-9]+', '*', name)} ({p.dim()}d)" for name, p in named}
 
 
 def _small(spec: str, arch: Architecture, copies: int) -> PreTrainedConfig:
