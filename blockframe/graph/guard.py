@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from blockframe.errors import BlockframeError
 from blockframe.foreign import foreign
 from blockframe.graph.capture import evaluation_mode, select
-from blockframe.graph.evaluate import evaluate, leaves
-from blockframe.graph.graph import Graph
+from blockframe.graph.evaluate import call, evaluate, leaves
+from blockframe.graph.graph import Graph, Node
 from blockframe.problem import Problem
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _compare(
         with mode, _breaks_off("A904", "the forward does not run at a point nearby"):
             output = select(problem, problem.module(*problem.inputs, **problem.keywords))
         with _breaks_off("A904", "the traced graph cannot be run by itself"):
-            values = evaluate(graph, leaves(graph, problem))[graph.output]
+            values = evaluate(graph, leaves(graph, problem), rule=_differentiated)[graph.output]
         yield from _custom_functions(output)
         if not torch.isfinite(output).all():
             yield Objection("A905", "the output is not finite at a point near the given parameters")
@@ -136,6 +136,15 @@ def _compare(
                 numbers={"parameter": name, "relative difference": gap},
             )
             return
+
+
+def _differentiated(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The op as a function to differentiate, without what changes its gradient only."""
+    if node.op == "aten::embedding":  # padding_idx, scale_grad_by_freq and sparse
+        return torch.nn.functional.embedding(args[1], args[0])
+    if node.op == "aten::detach":
+        return args[0]
+    return call(node, args, kwargs)
 
 
 def _gradients(

@@ -165,7 +165,6 @@ KINKED = {
     "an argmax, one hot": (lambda x: F.one_hot(x.argmax(-1), 8).to(x.dtype) * x, 0),
     "a gather at the argmax": (lambda x: x.flip(-1).gather(-1, x.argmax(-1)[:, None]) + 0 * x, 0),
     "top-1 routing": (lambda x: x.softmax(-1) * (x == x.amax(-1, keepdim=True)), 0),
-    "a straight-through estimate": (lambda x: x + (torch.round(x) - x).detach(), 0),
 }  # fmt: skip
 
 
@@ -183,6 +182,14 @@ def test_what_is_not_analytic_fails_with_a_witness(
     assert abs(witness["jump"]) > 100 * witness["spread"]
     assert witness["bracket"] < 1e-12
     assert witness["right"] - witness["left"] == pytest.approx(witness["jump"])
+
+
+def test_a_straight_through_estimate_jumps_and_its_gradient_is_another() -> None:
+    chain, first, second = decide(Net(lambda x: x + (torch.round(x) - x).detach()))
+    assert chain.verdict is FAILS
+    assert first.verdict is FAILS
+    assert second.verdict is UNKNOWN  # its gradient is computed through the first
+    assert {f.code for f in chain.findings} == {"A102", "A301", "A304"}
 
 
 HARMLESS = {

@@ -84,6 +84,17 @@ def test_hooks_that_exist_before_the_forward(kind: str) -> None:
     assert "A303" in codes(net)
 
 
+@pytest.mark.parametrize(("ids", "expected"), [([1, 2, 3], set()), ([0, 1, 2], {"A304"})])
+def test_a_padding_index_stops_the_gradient_where_it_occurs(
+    ids: list[int], expected: set[str]
+) -> None:
+    net = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Linear(3, 2)).double()
+    with torch.no_grad():
+        net[0].weight.normal_()
+    p = Problem(net, (torch.tensor([ids]),))
+    assert {o.code for o in objections(p, capture(p))} == expected
+
+
 def test_a_number_drawn_outside_of_torch() -> None:
     assert "A902" in codes(Net(lambda y: y * random.random()))
 
