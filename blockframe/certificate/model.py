@@ -18,7 +18,7 @@ SCHEMA = "blockframe.certificate/1"
 class BlockSummary:
     """One block, as ``blockframe chain`` shows it.
 
-    ``residual``: None, or ``{"placement": "pre" | "post" | "sandwich" | "parallel" | "none", ...}``;
+    ``residual``: None, or ``{"placement": "pre", ...}`` (post, sandwich, parallel, none);
     ``state``: shapes of the tensors that leave the block.
     """
 
@@ -97,7 +97,7 @@ class Certificate:
 
     @property
     def verdict(self) -> Outcome:
-        """Of the whole (docs/certificate): derived from the claims, never stored apart from them."""
+        """Of the whole (docs/certificate): derived from the claims, never stored by itself."""
         return overall(self.claims)
 
     def claim(self, clause: str, block: str | None = None) -> Claim:

@@ -67,10 +67,13 @@ def _claim(
 
 def _holds(trajectory: Trajectory) -> str:
     count = trajectory.completed
+    where = "the sharpness at both ends of the step and the directional smoothness along it"
+    if _sharp(trajectory):
+        where += ", the latter alone where the sharpness exceeds 2/η"
     return (
         f"along {count} step{'s' if count > 1 else ''} from this start the loss fell at every step "
-        "and L_(k+1) ≤ L_k − η(1 − ηΛ_k/2)‖∇L_k‖² with ηΛ_k < 2, Λ_k as measured at both ends of "
-        "the step and along it; no bound of the Hessian over the whole segment"
+        f"and L_(k+1) ≤ L_k − η(1 − ηΛ_k/2)‖∇L_k‖² with ηΛ_k < 2; Λ_k: {where}, as measured; "
+        "no bound of the Hessian over the whole segment"
     )
 
 

@@ -145,14 +145,17 @@ def descend(
 def automatic_lr(it: Iterate) -> tuple[float, str]:
     """A learning rate from the curvature at ``it``, and the rule in words.
 
-    `FRACTION` × 2/λ_max. Where λ_max is not positive, or vanishes against the PL ratio, so that it
+    `FRACTION` × 2/λ_max. Where the loss is not finite, so that the run ends at once: 1. Where λ_max
+    is not positive, or vanishes against the PL ratio, so that it
     bounds no step: `FRACTION` × the Polyak step (L − L_inf)/‖∇L‖². Where the gradient is 0: 1.
 
     Raises:
         InputError: loss or curvature are not finite.
         NoSecondDerivative: the network is differentiable once only.
     """
-    value = it.curvature.value if it.finite else math.nan
+    if not it.finite:
+        return 1.0, "1, because loss or gradient are not finite at θ_0"
+    value = it.curvature.value
     if not math.isfinite(value):
         raise InputError(
             f"no learning rate follows from a loss of {it.loss} "

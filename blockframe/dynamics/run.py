@@ -48,18 +48,24 @@ def trajectory(
     """
     if progress:
         progress.stage("gradient descent")
-    run = descend(
-        problem,
-        lr=lr,
-        steps=steps,
-        probes=[*PROBES, *probes],
-        known={**{p.name: p for p in PROBES}, **(known or {})},
-        losses=losses,
-        blocks=blocks,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-    )
+    try:
+        run = descend(
+            problem,
+            lr=lr,
+            steps=steps,
+            probes=[*PROBES, *probes],
+            known={**{p.name: p for p in PROBES}, **(known or {})},
+            losses=losses,
+            blocks=blocks,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+        )
+    except KeyboardInterrupt:  # while the learning rate was sought
+        given = lr if isinstance(lr, (int, float)) else 0.0
+        return Trajectory(
+            given, steps, scale, problem.loss, problem.data, interrupted(0), "not chosen"
+        )
     rows: list[Row] = []
     points: list[Point] = []
     unavailable: dict[str, str] = {}

@@ -117,6 +117,8 @@ def _meaning(certificate: Certificate) -> str:
     names = list(dict.fromkeys(c.clause for c in failing))
     text = f"{comma(names)} {_verb(names, 'fail')}"
     if all(c.subject == "trajectory" for c in failing):
+        if certificate.trajectory is not None and certificate.trajectory.completed < 1:
+            return f"{text}: the run could not start."
         return f"{text} on this run, at this learning rate; a smaller --lr may pass."
     return (
         f"{text}: the contract does not hold for this network. "

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from blockframe.contract.claim import Verdict
+from blockframe.contract.descent import descent_claim
 from blockframe.dynamics.inequalities import PER_RUN, PER_STEP
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.probes import Probe
@@ -156,8 +158,19 @@ def test_a_start_that_is_not_finite_is_measured_as_such() -> None:
     run = trajectory(problem, lr=0.1, steps=5, device="cpu")
     assert run.ended == "the loss is not finite at step 0"
     assert run.series == {"loss": [None]}
-    with pytest.raises(InputError, match="no learning rate follows"):
-        trajectory(problem, lr="auto", steps=5, device="cpu")
+    assert trajectory(problem, lr="auto", steps=5, device="cpu").ended == run.ended
+
+
+def test_ctrl_c_while_the_learning_rate_is_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blockframe.dynamics.descent.automatic_lr", interrupt)
+    problem = Problem(Exploding(), (torch.ones(1, 1),), torch.ones(1, 1))
+    run = trajectory(problem, steps=5, device="cpu")
+    assert run.ended == "interrupted at step 0 by the user"
+    assert run.completed == 0
+    assert descent_claim(run).verdict is Verdict.UNKNOWN
 
 
 def test_a_run_that_diverges_keeps_its_numbers(gpt2: Problem) -> None:

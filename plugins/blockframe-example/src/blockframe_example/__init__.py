@@ -1,16 +1,23 @@
 """The smallest plugin: a network, an operation that the core does not know, a quantity to watch."""
 
-from blockframe import Pointwise, Probe, Problem, hookimpl
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockframe import Pointwise, Probe, Problem, Request, hookimpl
 from blockframe.atoms.interval import INF, Interval
+
+if TYPE_CHECKING:
+    from blockframe.dynamics.iterate import Iterate
 
 
 @hookimpl
-def blockframe_specs():
+def blockframe_specs() -> list[str]:
     return ["probit"]
 
 
 @hookimpl
-def blockframe_resolve(spec, request):
+def blockframe_resolve(spec: str, request: Request) -> Problem | None:
     if spec != "probit":
         return None
     import torch
@@ -24,7 +31,7 @@ def blockframe_resolve(spec, request):
 
 
 @hookimpl
-def blockframe_atoms():
+def blockframe_atoms() -> list[Pointwise]:
     log_ndtr = Pointwise(
         "aten::special_log_ndtr",  # t ↦ log Φ(t), analytic on the whole line
         range=Interval(-INF, 0.0),
@@ -39,10 +46,10 @@ class LargestEntry(Probe):
 
     name = "largest_entry"
 
-    def observe(self, it):
+    def observe(self, it: Iterate) -> float:
         return it.gradient.abs().max().item()
 
 
 @hookimpl
-def blockframe_probes():
+def blockframe_probes() -> list[type[Probe]]:
     return [LargestEntry]

@@ -7,7 +7,7 @@ from blockframe.data import Dataset, Samples, standardised
 
 def digits() -> Samples:
     """1797 handwritten digits: x of shape (1797, 8, 8) in [0, 1], ten classes."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     return Samples(bunch.images / 16.0, bunch.target)
