@@ -98,6 +98,18 @@ class Analysis:
     def analyticity(self) -> Analyticity:
         return analyticity(self.graph, self.varies, self.ranges, self.chain.catalogue)
 
+    def entries(self, block: Block) -> tuple[int, ...]:
+        """The nodes of `graph` that are the state before ``block``."""
+        return tuple(p for i in block.entry for p in self.chain.expanded.places[i])
+
+    def owned(self, block: Block) -> list[int]:
+        """The varying nodes of `graph` that belong to ``block``, in order."""
+        return [
+            n.index
+            for n in self.graph
+            if self.varies[n.index] and self.chain.owners.get(n.origin) is block
+        ]
+
     def exits(self, block: Block) -> tuple[int, ...]:
         """The nodes of `graph` that are the state after ``block``."""
         return tuple(p for i in block.exit for p in self.chain.expanded.places[i])

@@ -76,7 +76,7 @@ class BlockChain:
         from blockframe.graph.capture import capture
 
         graph = capture(problem)
-        expanded = expand(graph, catalogue)
+        expanded = expand(graph, catalogue, problem.device)
         depends = dependence(expanded.graph, catalogue)
         varies = [any(depends[i] for i in places) for places in expanded.places]
         if not varies[graph.output]:

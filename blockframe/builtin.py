@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @hookimpl
 def blockframe_clauses() -> Iterable[Clause]:
     from blockframe.contract.analyticity import AnalyticityClause
+    from blockframe.contract.smoothness import SmoothnessClause
 
-    return [AnalyticityClause()]
+    return [AnalyticityClause(), SmoothnessClause()]
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from blockframe.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from blockframe.data import Dataset
@@ -102,6 +103,14 @@ class Problem:
         """Whether the parameters and buffers hold numbers (are not on the meta device)."""
         tensors = [*self.module.parameters(), *self.module.buffers(), *self.inputs]
         return not any(t.is_meta for t in tensors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs live; the parameters where there are none."""
+        import torch
+
+        tensors = [*self.inputs, *self.module.parameters()]
+        return tensors[0].device if tensors else torch.device("cpu")
 
     @property
     def runnable(self) -> Problem | None:

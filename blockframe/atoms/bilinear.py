@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from blockframe.atoms.facts import Bilinear, Ranges, argument
-from blockframe.atoms.interval import REALS, Interval
+import math
+from collections.abc import Callable
+
+from blockframe.atoms.facts import Bilinear, Ranges, Shape, argument
+from blockframe.atoms.interval import REALS, Interval, up
 from blockframe.graph.graph import Node
 
 
@@ -47,59 +50,85 @@ def _addcmul(node: Node, of: Ranges) -> Interval:
     return of(a) + product * of(node.kwargs.get("value", 1))
 
 
+def _plain(node: Node, u: Shape, v: Shape) -> float:
+    """Cauchy-Schwarz: every entry of the value pairs entries that no other pairs."""
+    return 1.0
+
+
+def _scaled(node: Node, u: Shape, v: Shape) -> float:
+    return max(1.0, abs(float(node.kwargs.get("alpha", 1))))
+
+
+def _patches(spatial: int) -> Callable[[Node, Shape, Shape], float | None]:
+    """A convolution: an entry of the input is in at most as many patches as a kernel has points."""
+
+    def norm(node: Node, u: Shape, v: Shape) -> float:
+        return up(math.sqrt(math.prod(v[-spatial:])))
+
+    return norm
+
+
+def _einsum(node: Node, u: Shape, v: Shape) -> float | None:
+    """1 where every summed index stands in both operands."""
+    equation = str(node.args[0]).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    if not arrow or len(terms) != 2 or "." in equation:
+        return None
+    clean = all(len(set(t)) == len(t) for t in terms)
+    summed = (set(terms[0]) | set(terms[1])) - set(output)
+    return 1.0 if clean and summed <= set(terms[0]) & set(terms[1]) else None
+
+
+_PRODUCTS = (
+    "aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot", "aten::vdot", "aten::inner",
+)  # fmt: skip
+
 BILINEARS = (
-    Bilinear(("aten::mul.Tensor", "aten::mul.Scalar", "aten::multiply.Tensor"), range=_mul),
     Bilinear(
-        ("aten::div.Tensor", "aten::div.Scalar", "aten::true_divide.Tensor", "aten::divide.Tensor"),
-        divides=1,
-        range=_div,
+        ("aten::mul.Tensor", "aten::mul.Scalar", "aten::multiply.Tensor"),
+        range=_mul,
+        norm=_plain,
+        entrywise=True,
     ),
     Bilinear(
         (
-            "aten::matmul",
-            "aten::mm",
-            "aten::bmm",
-            "aten::mv",
-            "aten::dot",
-            "aten::vdot",
-            "aten::inner",
+            "aten::div.Tensor", "aten::div.Scalar", "aten::true_divide.Tensor",
+            "aten::divide.Tensor",
         ),
-        range=_matmul,
+        divides=1,
+        range=_div,
+        norm=_plain,
+        entrywise=True,
     ),
-    Bilinear("aten::outer", range=lambda node, of: of(node.args[0]) * of(node.args[1])),
-    Bilinear("aten::linear", range=_linear),
+    Bilinear(_PRODUCTS, range=_matmul, norm=_plain),
     Bilinear(
-        ("aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv", "aten::addr"), range=_addmm
+        "aten::outer", range=lambda node, of: of(node.args[0]) * of(node.args[1]), norm=_plain
     ),
+    Bilinear("aten::linear", range=_linear, norm=_plain, plus=2),
+    Bilinear(
+        ("aten::addmm", "aten::baddbmm", "aten::addmv", "aten::addr"),
+        range=_addmm, norm=_scaled, factors=(1, 2), plus=0,
+    ),
+    Bilinear("aten::addbmm", range=_addmm),
     Bilinear("aten::addcmul", range=_addcmul),
     Bilinear("aten::addcdiv", divides=2),
     Bilinear(("aten::lerp.Scalar", "aten::lerp.Tensor")),
+    Bilinear("aten::einsum", norm=_einsum, factors=(1, 1)),
+    Bilinear("aten::conv1d", norm=_patches(1), plus=2),
+    Bilinear("aten::conv2d", norm=_patches(2), plus=2),
+    Bilinear("aten::conv3d", norm=_patches(3), plus=2),
     Bilinear(
         (
-            "aten::einsum",
-            "aten::tensordot",
-            "aten::bilinear",
-            "aten::kron",
-            "aten::cross",
-            "aten::linalg_cross",
-            "aten::linalg_multi_dot",
-            "aten::chain_matmul",
-            "aten::conv1d",
-            "aten::conv2d",
-            "aten::conv3d",
-            "aten::convolution",
-            "aten::conv1d.padding",
-            "aten::conv2d.padding",
-            "aten::conv3d.padding",
-            "aten::conv_transpose1d",
-            "aten::conv_transpose2d.input",
-            "aten::conv_transpose3d.input",
-            "aten::conv_tbc",
-            "aten::scatter_add",
+            "aten::tensordot", "aten::bilinear", "aten::kron", "aten::cross",
+            "aten::linalg_cross", "aten::linalg_multi_dot", "aten::chain_matmul",
+            "aten::convolution", "aten::conv1d.padding", "aten::conv2d.padding",
+            "aten::conv3d.padding", "aten::conv_transpose1d", "aten::conv_transpose2d.input",
+            "aten::conv_transpose3d.input", "aten::conv_tbc", "aten::scatter_add",
             "aten::index_add",
         )
     ),
-)
+)  # fmt: skip
 """Ops of more than two operands are linear in each (multilinear), plus a bias: analytic all the
 same. ``scatter_add`` and ``index_add`` are linear; their index must be constant
 (domains/analyticity refuses an integer operand that varies)."""

@@ -37,6 +37,9 @@ class Atom:
     source: str = field(default="", kw_only=True)
 
 
+Shape = tuple[int, ...]
+Bounds = tuple[tuple[float, float], float, float]
+"""Growth (c0, c1), supremum of |f'|, supremum of |f''|."""
 Ranges = Callable[[Any], Interval]
 """The range of an argument of a node, be it another node's value or a number."""
 RangeRule = Callable[["Node", Ranges], Interval]
@@ -60,20 +63,27 @@ class Layout(Atom):
         index: positions of the operands that say where entries go; they hold no entries of the
             value themselves. Where one of them depends on parameters, the op jumps.
         fill: given the node, a number that stands where no entry does (padding), or None.
+        copies: given the node and the shape of an operand, how often one of its entries can occur
+            in the value; None: as often as the value has entries.
     """
 
     index: tuple[int, ...] = ()
     fill: Callable[[Node], float | None] = lambda node: None
+    copies: Callable[[Node, Shape], int] | None = None
 
 
 @frozen
 class Linear(Atom):
     """Linear (affine) in all tensor operands jointly: add, sum, mean, cumsum, negation.
 
-    ``range``: where the values lie, given the node and the ranges of its arguments.
+    Attributes:
+        range: where the values lie, given the node and the ranges of its arguments.
+        norm: operator norm (Frobenius to Frobenius, rounded up) of the map from an operand of a
+            given shape to the value; None if the record does not say.
     """
 
     range: RangeRule = lambda node, of: REALS
+    norm: Callable[[Node, Shape], float | None] = lambda node, shape: None
 
 
 @frozen
@@ -83,10 +93,19 @@ class Bilinear(Atom):
     Attributes:
         divides: position of an operand that enters as its reciprocal (division).
         range: where the values lie, given the node and the ranges of its arguments.
+        factors: positions of the two operands that are multiplied.
+        plus: position of an operand that is added (a bias), or None.
+        norm: given the node and the shapes of the factors, c with |uv| <= c |u| |v| in Frobenius
+            norms (the scale of the product included); None if the record does not say.
+        entrywise: entries are multiplied one by one, so that |uv| <= max|u| |v| as well.
     """
 
     divides: int | None = None
     range: RangeRule = lambda node, of: REALS
+    factors: tuple[int, int] = (0, 1)
+    plus: int | None = None
+    norm: Callable[[Node, Shape, Shape], float | None] = lambda node, u, v: None
+    entrywise: bool = False
 
 
 @frozen
@@ -116,6 +135,9 @@ class Pointwise(Atom):
         range: bound of all values whatever the argument.
         growth: (c0, c1) with |f(t)| <= c0 + c1 |t|, or None.
         lipschitz, curvature: suprema of |f'|, |f''| over ``analytic_on``, rounded up, or None.
+        power: n where the function is t**n with n >= 0 a whole number, else None.
+        on: growth, lipschitz and curvature for arguments in a given interval, of a function that
+            has none on the whole of ``analytic_on`` (sqrt, exp); None: none there either.
         at: for functions with arguments beyond the operand (clamp, pow, leaky_relu): the record
             for one node; None from it: not one this record can speak for.
         note: said in every report that contains the op (implementation caveats).
@@ -131,6 +153,8 @@ class Pointwise(Atom):
     growth: tuple[float, float] | None = None
     lipschitz: float | None = None
     curvature: float | None = None
+    power: int | None = None
+    on: Callable[[Interval], Bounds | None] | None = None
     at: Callable[[Node], Pointwise | None] | None = None
     note: str = ""
 
@@ -149,15 +173,21 @@ class Rowwise(Atom):
         range: bound of all values, given the node.
         dim: given the node, the dimensions of a row if entries of a row may be minus infinity as
             long as one is not (softmax under a mask); None: entries must be finite.
-        growth, lipschitz, curvature: as for `Pointwise`, for one row, or None.
+        growth: given the node and the shape of the first operand, (c0, c1) with
+            |f(x)| <= c0 + c1 |x| in Frobenius norms of the whole tensors, or None.
+        lipschitz, curvature: given the same, suprema of |Df| and |D^2 f| over all rows, rounded
+            up, or None.
+        weight, bias: positions of operands that multiply and are added to the rows, or None.
     """
 
     singular: Callable[[Node], str | None] = lambda node: None
     range: Callable[[Node], Interval] = lambda node: REALS
     dim: Callable[[Node], tuple[int, ...] | None] = lambda node: None
-    growth: tuple[float, float] | None = None
-    lipschitz: float | None = None
-    curvature: float | None = None
+    growth: Callable[[Node, Shape], tuple[float, float] | None] = lambda node, shape: None
+    lipschitz: Callable[[Node, Shape], float | None] = lambda node, shape: None
+    curvature: Callable[[Node, Shape], float | None] = lambda node, shape: None
+    weight: int | None = None
+    bias: int | None = None
 
 
 Arguments = tuple[Any, ...]

@@ -54,6 +54,21 @@ class Interval:
         return (self.lo > -INF or self.lo_open) and (self.hi < INF or self.hi_open)
 
     @property
+    def closure(self) -> Interval:
+        """With its finite ends."""
+        return Interval(self.lo, self.hi, self.lo == -INF, self.hi == INF)
+
+    @property
+    def least(self) -> float:
+        """The least absolute value, or a bound below it."""
+        return max(self.lo, -self.hi, 0.0)
+
+    @property
+    def greatest(self) -> float:
+        """The greatest absolute value, or a bound above it."""
+        return max(abs(self.lo), abs(self.hi))
+
+    @property
     def is_point(self) -> bool:
         return self.lo == self.hi
 
@@ -156,6 +171,11 @@ class Interval:
         if lo > hi:
             return REALS
         return Interval(lo, hi, lo_open or lo == -INF, hi_open or hi == INF)
+
+
+def up(x: float) -> float:
+    """The next float above; zero, which is exact, stays."""
+    return math.nextafter(x, INF) if x else 0.0
 
 
 def hull(intervals: Iterable[Interval]) -> Interval:

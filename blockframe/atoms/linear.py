@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from blockframe.atoms.facts import Linear, Ranges, argument
-from blockframe.atoms.interval import REALS, Interval
+import math
+
+from blockframe.atoms.facts import Linear, Ranges, Shape, argument
+from blockframe.atoms.interval import REALS, Interval, up
 from blockframe.graph.graph import Node
 
 
@@ -41,26 +43,70 @@ def _reals(node: Node, of: Ranges) -> Interval:
     return REALS
 
 
+def _spread(node: Node, shape: Shape) -> float:
+    """Of a sum: an operand that is broadcast counts once for every copy; alpha scales one."""
+    alpha = argument(node, 2, "alpha", 1)
+    return ratio(node, shape) * max(1.0, abs(float(alpha)))
+
+
+def ratio(node: Node, shape: Shape) -> float:
+    """sqrt(entries of the value / entries of an operand), rounded up."""
+    return up(math.sqrt(math.prod(node.shape or ()) / max(1, math.prod(shape))))
+
+
+def _summed(node: Node, shape: Shape) -> float:
+    return up(math.sqrt(math.prod(shape) / max(1, math.prod(node.shape or ()))))
+
+
+def _along(node: Node, shape: Shape) -> float:
+    """A running sum over n entries: a triangle of ones."""
+    return float(shape[argument(node, 1, "dim")]) if shape else 1.0
+
+
+def _averaged(node: Node, shape: Shape) -> float | None:
+    """Every row of the map sums to at most one, and so does every column."""
+    return None if argument(node, 6, "divisor_override") is not None else 1.0
+
+
+def _adaptive(node: Node, shape: Shape) -> float | None:
+    """Windows of one size that do not overlap: plain means."""
+    kept = node.shape or ()
+    even = all(a % b == 0 for a, b in zip(shape, kept, strict=True) if b)
+    return ratio(node, shape) if even else None
+
+
+def _differenced(node: Node, shape: Shape) -> float | None:
+    return 2.0 if len(node.operands) == 1 and argument(node, 1, "n", 1) == 1 else None
+
+
+def _isometric(node: Node, shape: Shape) -> float:
+    return 1.0
+
+
 LINEARS = (
-    Linear(("aten::add.Tensor", "aten::add.Scalar"), range=_add),
-    Linear(("aten::sub.Tensor", "aten::sub.Scalar"), range=_sub),
-    Linear(("aten::rsub.Scalar", "aten::rsub.Tensor"), range=_rsub),
-    Linear("aten::neg", range=lambda node, of: -of(node.args[0])),
-    Linear("aten::positive", range=lambda node, of: of(node.args[0])),
-    Linear(("aten::sum", "aten::sum.dim_IntList"), range=_sum),
-    Linear("aten::cumsum", range=_cumsum),
-    Linear(("aten::mean", "aten::mean.dim"), range=_mean),
+    Linear(("aten::add.Tensor", "aten::add.Scalar"), range=_add, norm=_spread),
+    Linear(("aten::sub.Tensor", "aten::sub.Scalar"), range=_sub, norm=_spread),
+    Linear(("aten::rsub.Scalar", "aten::rsub.Tensor"), range=_rsub, norm=_spread),
+    Linear("aten::neg", range=lambda node, of: -of(node.args[0]), norm=_isometric),
+    Linear("aten::positive", range=lambda node, of: of(node.args[0]), norm=_isometric),
+    Linear(("aten::sum", "aten::sum.dim_IntList"), range=_sum, norm=_summed),
+    Linear("aten::cumsum", range=_cumsum, norm=_along),
+    Linear(("aten::mean", "aten::mean.dim"), range=_mean, norm=ratio),
+    Linear(
+        ("aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d"), range=_average, norm=_averaged
+    ),
     Linear(
         (
-            "aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d",
             "aten::adaptive_avg_pool1d", "aten::adaptive_avg_pool2d",
             "aten::adaptive_avg_pool3d", "aten::_adaptive_avg_pool2d",
         ),
         range=_average,
+        norm=_adaptive,
     ),
+    Linear("aten::diff", range=_reals, norm=_differenced),
     Linear(
         (
-            "aten::diff", "aten::trace", "aten::upsample_bilinear2d.vec",
+            "aten::trace", "aten::upsample_bilinear2d.vec",
             "aten::upsample_bilinear2d", "aten::upsample_linear1d",
             "aten::upsample_linear1d.vec", "aten::deg2rad", "aten::rad2deg",
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from blockframe.atoms.facts import Kink, Pointwise, argument
+from blockframe.atoms.facts import Bounds, Kink, Pointwise, argument
 from blockframe.atoms.interval import INF, NON_NEGATIVE, POSITIVE, REALS, Interval
 from blockframe.graph.graph import Node, Ref
 
@@ -54,6 +54,86 @@ def _gelu(t: float) -> float:
 
 
 # --- records that depend on a node's arguments -------------------------------------------------
+
+
+def _margin(*values: float) -> tuple[float, ...]:
+    """Values of elementary functions, rounded up beyond their error."""
+    return tuple(v * (1.0 + 1e-12) for v in values)
+
+
+def _on_sqrt(u: Interval) -> Bounds | None:
+    m = u.lo
+    if m <= 0.0:
+        return None
+    d1, d2 = _margin(0.5 / math.sqrt(m), 0.25 * m**-1.5)
+    return (0.5, 0.5), d1, d2  # sqrt(t) <= (1 + t) / 2
+
+
+def _on_rsqrt(u: Interval) -> Bounds | None:
+    m = u.lo
+    if m <= 0.0:
+        return None
+    c0, d1, d2 = _margin(m**-0.5, 0.5 * m**-1.5, 0.75 * m**-2.5)
+    return (c0, 0.0), d1, d2
+
+
+def _on_reciprocal(u: Interval) -> Bounds | None:
+    m = u.least
+    if m <= 0.0:
+        return None
+    c0, d1, d2 = _margin(1.0 / m, m**-2.0, 2.0 * m**-3.0)
+    return (c0, 0.0), d1, d2
+
+
+def _on_log(scale: float, shift: float = 0.0) -> Callable[[Interval], Bounds | None]:
+    """scale * log(shift + t): |log t| <= |log m| + t for t >= m."""
+
+    def on(u: Interval) -> Bounds | None:
+        m = u.lo + shift
+        if m <= 0.0:
+            return None
+        c0, c1, d1, d2 = _margin(
+            scale * (abs(math.log(m)) + shift), scale, scale / m, scale / (m * m)
+        )
+        return (c0, c1), d1, d2
+
+    return on
+
+
+def _on_exp(base: float = math.e, below: float = 0.0) -> Callable[[Interval], Bounds | None]:
+    """base**t - below."""
+
+    def on(u: Interval) -> Bounds | None:
+        rate = abs(math.log(base))
+        top = u.hi if base >= 1 else -u.lo
+        if top * rate > 700.0:
+            return None
+        c0, d1, d2 = _margin(*(math.exp(top * rate) * rate**k for k in range(3)))
+        return (max(c0, below), 0.0), d1, d2
+
+    return on
+
+
+def _on_power(p: float) -> Callable[[Interval], Bounds | None]:
+    """t**p for t > 0, or for t of one sign where p is a whole number."""
+
+    def largest(q: float, m: float, top: float) -> float:
+        if q > 0:
+            return math.inf if math.isinf(top) else float(top**q)
+        return float(m**q)
+
+    def on(u: Interval) -> Bounds | None:
+        m, top = u.least, u.greatest
+        if m <= 0.0 or (u.lo < 0.0 and p != int(p)):
+            return None
+        d1, d2 = (abs(p) * largest(p - 1, m, top), abs(p * (p - 1)) * largest(p - 2, m, top))
+        growth = (1.0, 1.0) if 0.0 <= p <= 1.0 else (largest(p, m, top), 0.0)
+        found = _margin(*growth, d1, d2)
+        return (
+            ((found[0], found[1]), found[2], found[3]) if all(map(math.isfinite, found)) else None
+        )
+
+    return on
 
 
 def _number(node: Node, position: int, name: str, default: float | None) -> float | None:
@@ -195,6 +275,7 @@ def _power(node: Node) -> Pointwise | None:
             range=NON_NEGATIVE,
             at=None,
             value=lambda t: t**p if t >= 0 else math.nan,
+            on=_on_power(p),
             monotone=1 if p > 0 else -1,
         )
     n = int(p)
@@ -207,22 +288,46 @@ def _power(node: Node) -> Pointwise | None:
             monotone=-1,
             range=Interval(0.0, INF, n % 2 == 1) if n % 2 == 0 else REALS,
             value=lambda t: t**p if t > 0 else math.nan,
+            on=_on_power(p),
         )
     if n % 2 == 0:
         return (
-            evolve(POWER, at=None, even=n)
+            evolve(POWER, at=None, even=n, power=n)
             if n
-            else evolve(POWER, range=Interval.point(1.0), at=None)
+            else evolve(POWER, range=Interval.point(1.0), at=None, power=0)
         )
-    return evolve(POWER, at=None, value=lambda t: t**n, monotone=1)
+    return evolve(POWER, at=None, value=lambda t: t**n, monotone=1, power=n)
 
 
 def _base(node: Node) -> Pointwise | None:
     base = _number(node, 0, "self", None)
     if base is None or math.isnan(base) or base <= 0.0:
         return None
-    return evolve(EXP2, value=lambda t: base**t, monotone=1 if base >= 1 else -1, at=None)
+    return evolve(
+        EXP2,
+        value=lambda t: base**t,
+        monotone=1 if base >= 1 else -1,
+        on=_on_exp(base),
+        at=None,
+    )
 
+
+def _beta(node: Node) -> Pointwise | None:
+    """softplus of beta * t, over beta."""
+    beta = _number(node, 1, "beta", 1.0)
+    if beta is None or not beta > 0:
+        return None
+    c0, d2 = _margin(0.69315 / beta, 0.25 * beta)
+    return Pointwise(
+        node.op, range=POSITIVE, growth=(c0, 1.0), lipschitz=1.0, curvature=d2, source=THEORY,
+        note=_SOFTPLUS,
+    )  # fmt: skip
+
+
+_SOFTPLUS = (
+    "softplus as implemented switches to the identity above its threshold: it then deviates from "
+    "the analytic function by at most e^-threshold / beta (2.1e-9 by default)"
+)
 
 RELU = Pointwise(
     "aten::relu",
@@ -233,13 +338,14 @@ RELU = Pointwise(
     range=NON_NEGATIVE,
     growth=(0.0, 1.0),
     lipschitz=1.0,
+    curvature=0.0,
 )
-CLAMP = Pointwise("aten::clamp", lipschitz=1.0, at=_clamp)
+CLAMP = Pointwise("aten::clamp", lipschitz=1.0, curvature=0.0, at=_clamp)
 LEAKY_RELU = Pointwise("aten::leaky_relu", at=_leaky)
 ELU = Pointwise("aten::elu", at=_elu)
 SHRINK = Pointwise("aten::softshrink", at=lambda node: _shrink(node, soft=True))
 POWER = Pointwise("aten::pow.Tensor_Scalar", at=_power)
-EXP2 = Pointwise("aten::exp2", value=lambda t: 2.0**t, monotone=1, range=POSITIVE)
+EXP2 = Pointwise("aten::exp2", value=lambda t: 2.0**t, monotone=1, range=POSITIVE, on=_on_exp(2.0))
 
 KINKED = (
     RELU,
@@ -249,10 +355,10 @@ KINKED = (
     SHRINK,
     Pointwise("aten::hardshrink", at=lambda node: _shrink(node, soft=False)),
     Pointwise("aten::threshold", at=_threshold),
-    Pointwise("aten::clamp_min", lipschitz=1.0, at=_clamp_min),
-    Pointwise("aten::clamp_max", lipschitz=1.0, at=_clamp_max),
-    Pointwise("aten::clip", lipschitz=1.0, at=_clamp),
-    Pointwise("aten::hardtanh", lipschitz=1.0, at=_hardtanh),
+    Pointwise("aten::clamp_min", lipschitz=1.0, curvature=0.0, at=_clamp_min),
+    Pointwise("aten::clamp_max", lipschitz=1.0, curvature=0.0, at=_clamp_max),
+    Pointwise("aten::clip", lipschitz=1.0, curvature=0.0, at=_clamp),
+    Pointwise("aten::hardtanh", lipschitz=1.0, curvature=0.0, at=_hardtanh),
     Pointwise("aten::celu", at=_celu),
     Pointwise(
         "aten::relu6",
@@ -324,7 +430,13 @@ SMOOTH = (
         range=Interval(-0.279, INF),
         source=THEORY,
     ),
-    Pointwise("aten::mish", growth=(0.0, 1.0), range=Interval(-0.31, INF)),
+    Pointwise(
+        "aten::mish",
+        growth=(0.0, 1.0),
+        lipschitz=1.08850,
+        curvature=0.64630,
+        range=Interval(-0.31, INF),
+    ),
     Pointwise(
         "aten::tanh",
         value=math.tanh,
@@ -350,17 +462,16 @@ SMOOTH = (
         value=lambda t: -_softplus(-t),
         monotone=1,
         range=Interval(-INF, 0.0),
+        growth=(0.69315, 1.0),
         lipschitz=1.0,
         curvature=0.25,
     ),
     Pointwise(
         "aten::softplus",
         range=POSITIVE,
-        lipschitz=1.0,
-        curvature=0.25,
+        at=_beta,
         source=THEORY,
-        note="softplus as implemented switches to the identity above its threshold: it then "
-        "deviates from the analytic function by at most e^-threshold / beta (2.1e-9 by default)",
+        note=_SOFTPLUS,
     ),
     Pointwise(
         "aten::erf",
@@ -377,6 +488,7 @@ SMOOTH = (
         value=math.erfc,
         monotone=-1,
         range=Interval(0.0, 2.0),
+        growth=(2.0, 0.0),
         lipschitz=1.12838,
         curvature=0.96789,
     ),
@@ -388,14 +500,33 @@ SMOOTH = (
         curvature=1.0,
         source=THEORY,
     ),
-    Pointwise("aten::sinc", range=Interval(-0.218, 1.0, True, False), growth=(1.0, 0.0)),
-    Pointwise("aten::exp", value=math.exp, monotone=1, range=POSITIVE),
+    Pointwise(
+        "aten::sinc",
+        range=Interval(-0.218, 1.0, True, False),
+        growth=(1.0, 0.0),
+        lipschitz=1.37075,
+        curvature=3.28987,
+    ),
+    Pointwise("aten::exp", value=math.exp, monotone=1, range=POSITIVE, on=_on_exp()),
     EXP2,
     Pointwise("aten::pow.Scalar", at=_base),
-    Pointwise("aten::expm1", value=math.expm1, monotone=1, range=Interval(-1.0, INF)),
+    Pointwise(
+        "aten::expm1",
+        value=math.expm1,
+        monotone=1,
+        range=Interval(-1.0, INF),
+        on=_on_exp(below=1.0),
+    ),
     Pointwise("aten::sinh", value=math.sinh, monotone=1),
     Pointwise("aten::cosh", range=Interval(1.0, INF, False)),
-    Pointwise("aten::asinh", value=math.asinh, monotone=1, growth=(0.0, 1.0), lipschitz=1.0),
+    Pointwise(
+        "aten::asinh",
+        value=math.asinh,
+        monotone=1,
+        growth=(0.0, 1.0),
+        lipschitz=1.0,
+        curvature=0.38491,
+    ),
     Pointwise(
         "aten::atan",
         value=math.atan,
@@ -405,17 +536,25 @@ SMOOTH = (
         lipschitz=1.0,
         curvature=0.64953,
     ),
-    Pointwise("aten::square", even=2),
+    Pointwise("aten::square", even=2, power=2),
     POWER,
     Pointwise("aten::pow.Tensor_Tensor", analytic_on=POSITIVE, range=NON_NEGATIVE),
     # analytic on a part of the line
-    Pointwise("aten::sqrt", analytic_on=POSITIVE, value=math.sqrt, monotone=1, range=NON_NEGATIVE),
+    Pointwise(
+        "aten::sqrt",
+        analytic_on=POSITIVE,
+        value=math.sqrt,
+        monotone=1,
+        range=NON_NEGATIVE,
+        on=_on_sqrt,
+    ),
     Pointwise(
         "aten::rsqrt",
         analytic_on=POSITIVE,
         value=lambda t: 1.0 / math.sqrt(t) if t else INF,
         monotone=-1,
         range=NON_NEGATIVE,
+        on=_on_rsqrt,
     ),
     # Between a negative and a positive argument a reciprocal is not monotone: `value` speaks for
     # positive ones only.
@@ -424,11 +563,20 @@ SMOOTH = (
         analytic_on=NON_ZERO,
         monotone=-1,
         value=lambda t: 1.0 / t if t > 0 else (INF if t == 0 else math.nan),
+        on=_on_reciprocal,
     ),
-    Pointwise("aten::log", analytic_on=POSITIVE, value=math.log, monotone=1),
-    Pointwise("aten::log2", analytic_on=POSITIVE, value=math.log2, monotone=1),
-    Pointwise("aten::log10", analytic_on=POSITIVE, value=math.log10, monotone=1),
-    Pointwise("aten::log1p", analytic_on=ABOVE_MINUS_ONE, value=math.log1p, monotone=1),
+    Pointwise("aten::log", analytic_on=POSITIVE, value=math.log, monotone=1, on=_on_log(1.0)),
+    Pointwise("aten::log2", analytic_on=POSITIVE, value=math.log2, monotone=1, on=_on_log(1.4427)),
+    Pointwise(
+        "aten::log10", analytic_on=POSITIVE, value=math.log10, monotone=1, on=_on_log(0.4343)
+    ),
+    Pointwise(
+        "aten::log1p",
+        analytic_on=ABOVE_MINUS_ONE,
+        value=math.log1p,
+        monotone=1,
+        on=_on_log(1.0, 1.0),
+    ),
     Pointwise(("aten::asin", "aten::acos"), analytic_on=UNIT, range=Interval(-1.571, 3.142)),
     Pointwise("aten::erfinv", analytic_on=UNIT),
     Pointwise(("aten::lgamma", "aten::digamma"), analytic_on=POSITIVE),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from blockframe.atoms.facts import Rowwise, argument
-from blockframe.atoms.interval import INF, NON_NEGATIVE, REALS, Interval
+from blockframe.atoms.facts import Rowwise, Shape, argument
+from blockframe.atoms.interval import INF, NON_NEGATIVE, REALS, Interval, up
 from blockframe.graph.graph import Node, Ref
 
 THEORY = "docs/theory section 2"
@@ -39,33 +41,133 @@ def _deviation(node: Node) -> str | None:
     return "a standard deviation is not analytic at a row without variance"
 
 
+def _entries(shape: Shape, dims: Sequence[int]) -> int:
+    """Entries of one row."""
+    return math.prod(shape[d] for d in dims)
+
+
+def _root(n: float) -> float:
+    return up(math.sqrt(n))
+
+
+def _softmax_growth(node: Node, shape: Shape) -> tuple[float, float]:
+    rows = math.prod(shape) / max(1, _entries(shape, _dims(1)(node) or ()))
+    return _root(rows), 0.0
+
+
+def _logsumexp_growth(node: Node, shape: Shape) -> tuple[float, float]:
+    """|log sum exp x| <= max|x| + log n."""
+    n = max(1, _entries(shape, _dims(1)(node) or ()))
+    return up(_root(math.prod(shape) / n) * math.log(n)), 1.0
+
+
+def _log_softmax_growth(node: Node, shape: Shape) -> tuple[float, float]:
+    """Every entry is at most 2 max|x| + log n."""
+    n = max(1, _entries(shape, _dims(1)(node) or ()))
+    return up(_root(math.prod(shape)) * math.log(n)), 2.0 * _root(n)
+
+
+def _log_softmax_slope(node: Node, shape: Shape) -> float:
+    """D = I - 1 p^T."""
+    return up(1.0 + _root(_entries(shape, _dims(1)(node) or ())))
+
+
+def _log_softmax_curvature(node: Node, shape: Shape) -> float:
+    """D^2 = -1 (x) D^2 logsumexp."""
+    return up(0.5 * _root(_entries(shape, _dims(1)(node) or ())))
+
+
+Eps = Callable[[Node], float | None]
+Row = Callable[[Node, Shape], int]
+
+
+def _positive(position: int) -> Eps:
+    """eps of a norm; a missing one is that of the dtype; None if it is no positive number."""
+
+    def eps(node: Node) -> float | None:
+        import torch
+
+        given = argument(node, position, "eps")
+        if given is None and node.dtype is not None:
+            return float(torch.finfo(node.dtype).eps)
+        return float(given) if isinstance(given, (int, float)) and given > 0 else None
+
+    return eps
+
+
+def _normalised(node: Node, shape: Shape) -> int:
+    return math.prod(argument(node, 1, "normalized_shape"))
+
+
+def _norm_facts(eps: Eps, row: Row) -> dict[str, Any]:
+    """u / sqrt(|u|^2/n + eps) of rows of n entries (docs/theory section 2)."""
+
+    def growth(node: Node, shape: Shape) -> tuple[float, float] | None:
+        return None if eps(node) is None else (_root(math.prod(shape)), 0.0)
+
+    def lipschitz(node: Node, shape: Shape) -> float | None:
+        e = eps(node)
+        return None if e is None else up(1.0 / math.sqrt(e))
+
+    def curvature(node: Node, shape: Shape) -> float | None:
+        e = eps(node)
+        return None if e is None else up(up(1.7125 / e) / math.sqrt(row(node, shape)))
+
+    return {"growth": growth, "lipschitz": lipschitz, "curvature": curvature}
+
+
+def _always(c: float) -> Callable[[Node, Shape], float | None]:
+    return lambda node, shape: c
+
+
 ROWWISES = (
     Rowwise(
         ("aten::softmax.int", "aten::_softmax", "aten::_safe_softmax"),
         dim=_dims(1),
         range=lambda node: Interval(0.0, 1.0, True, False),
-        growth=(1.0, 0.0),
-        lipschitz=0.5,
-        curvature=0.70711,
+        growth=_softmax_growth,
+        lipschitz=_always(0.5),
+        curvature=_always(0.70711),
         source=THEORY,
     ),
     Rowwise(
         ("aten::log_softmax.int", "aten::_log_softmax"),
         range=lambda node: Interval(-INF, 0.0, True, False),
-        lipschitz=2.0,
+        growth=_log_softmax_growth,
+        lipschitz=_log_softmax_slope,
+        curvature=_log_softmax_curvature,
     ),
-    Rowwise("aten::logsumexp", dim=_dims(1), lipschitz=1.0, curvature=0.5),
+    Rowwise(
+        "aten::logsumexp",
+        dim=_dims(1),
+        growth=_logsumexp_growth,
+        lipschitz=_always(1.0),
+        curvature=_always(0.5),
+    ),
     Rowwise(("aten::logaddexp", "aten::logaddexp2", "aten::logcumsumexp")),
-    Rowwise(("aten::layer_norm", "aten::native_layer_norm"), singular=_eps(4), source=THEORY),
-    Rowwise(("aten::rms_norm", "aten::_fused_rms_norm"), singular=_eps(3), source=THEORY),
+    Rowwise(
+        "aten::layer_norm",
+        singular=_eps(4),
+        weight=2,
+        bias=3,
+        source=THEORY,
+        **_norm_facts(_positive(4), _normalised),
+    ),
+    Rowwise("aten::native_layer_norm", singular=_eps(4)),
+    Rowwise(
+        "aten::rms_norm",
+        singular=_eps(3),
+        weight=2,
+        source=THEORY,
+        **_norm_facts(_positive(3), _normalised),
+    ),
+    Rowwise("aten::_fused_rms_norm", singular=_eps(3)),
     Rowwise("aten::group_norm", singular=_eps(4)),
     Rowwise("aten::native_group_norm", singular=_eps(7)),
     Rowwise("aten::instance_norm", singular=_eps(7)),
     Rowwise(
         (
-            "aten::linalg_vector_norm",
-            "aten::norm.ScalarOpt_dim",
-            "aten::norm.Scalar",
+            "aten::linalg_vector_norm", "aten::norm.ScalarOpt_dim", "aten::norm.Scalar",
             "aten::linalg_norm",
         ),
         singular=_norm,
@@ -81,4 +183,4 @@ ROWWISES = (
     Rowwise("aten::var_mean.correction"),
     Rowwise(("aten::prod", "aten::prod.dim_int", "aten::cumprod")),
     Rowwise("aten::glu", range=lambda node: REALS),
-)
+)  # fmt: skip

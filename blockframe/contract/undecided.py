@@ -25,7 +25,6 @@ class UndecidedClause:
 
 
 UNDECIDED = (
-    UndecidedClause("smoothness", "it has no growth bounds of blocks"),
     UndecidedClause(
         "dissipativity", "the pairings of the run are in the trajectory, nothing is proved"
     ),

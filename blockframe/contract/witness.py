@@ -72,8 +72,7 @@ class _Search:
         self.graph = analysis.graph
         self.block = block
         self.exits = [i for i in analysis.exits(block) if self.graph[i].dtype is not None]
-        places = analysis.chain.expanded.places
-        self.entries = [p for i in block.entry for p in places[i]]
+        self.entries = analysis.entries(block)
         self.needed = self._needed()
         self.atoms = {i: analysis.chain.catalogue.lookup(self.graph[i]) for i in self.needed}
         issues = {i.node: i for i in analysis.analyticity.issues}

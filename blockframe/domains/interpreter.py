@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from blockframe.atoms.catalogue import Catalogue
@@ -79,8 +80,20 @@ class Domain(ABC, Generic[V]):
 
 def interpret(graph: Graph, domain: Domain[V], catalogue: Catalogue) -> list[V]:
     """The value of every node of ``graph`` in ``domain``."""
-    values: list[V] = []
-    for node in graph:
+    return list(interpret_some(graph, range(len(graph)), domain, catalogue, {}).values())
+
+
+def interpret_some(
+    graph: Graph,
+    nodes: Iterable[int],
+    domain: Domain[V],
+    catalogue: Catalogue,
+    given: Mapping[int, V],
+) -> dict[int, V]:
+    """The values of ``nodes``, in their order, where those of ``given`` are known."""
+    values = dict(given)
+    for index in nodes:
+        node = graph[index]
         operands = [values[i] for i in node.operands]
         if node.kind is not NodeKind.CALL:
             value = domain.leaf(node)
@@ -88,7 +101,7 @@ def interpret(graph: Graph, domain: Domain[V], catalogue: Catalogue) -> list[V]:
             value = domain.item(node, operands[0])
         else:
             value = _apply(domain, node, catalogue.lookup(node), operands)
-        values.append(domain.settle(node, value))
+        values[index] = domain.settle(node, value)
     return values
 
 

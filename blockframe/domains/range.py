@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,6 +154,13 @@ class RangeDomain(Domain[Range]):
             return Range(ANYTHING)
         if atom.even:
             return Range(u.even_power(atom.even))
+        if not any(u.within(part.closure) for part in atom.analytic_on):
+            return Range(ANYTHING)  # undefined somewhere
+        ends = [e for e in (u.lo, u.hi) if math.isfinite(e)]
+        if not any(u.within(part) for part in atom.analytic_on) and not all(
+            _finite(atom, e) for e in ends
+        ):
+            return Range(ANYTHING)  # singular at an end that is reached
         if atom.value is None or not atom.monotone:
             return Range(atom.range)
         return Range(u.image(atom.value, atom.monotone).meet(atom.range))
@@ -245,6 +253,16 @@ def _rows(masked: Tensor, dims: tuple[int, ...]) -> Tensor:
     for d in sorted((d % masked.dim() for d in dims), reverse=True):
         gone = gone.all(d)
     return gone.flatten()
+
+
+def _finite(atom: Pointwise, x: float) -> bool:
+    """Whether the function is known to have a finite value at ``x``."""
+    if atom.value is None:
+        return False
+    try:
+        return math.isfinite(atom.value(x))
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return False
 
 
 def _empty(node: Node) -> bool:

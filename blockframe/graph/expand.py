@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ class Expanded:
     places: tuple[tuple[int, ...], ...]
 
 
-def expand(graph: Graph, catalogue: Catalogue) -> Expanded:
-    """``graph`` with every `Composite` op written out."""
+def expand(graph: Graph, catalogue: Catalogue, device: torch.device) -> Expanded:
+    """``graph``, whose tensors live on ``device``, with every `Composite` op written out."""
     nodes: list[Node] = []
     new: dict[int, Any] = {}  # index in `graph` -> Ref, or a structure of them, in the result
     tensors = dict(graph.tensors)
@@ -40,7 +41,9 @@ def expand(graph: Graph, catalogue: Catalogue) -> Expanded:
         if node.op == "getitem" and not isinstance(args[0], Ref):
             new[node.index] = args[0][args[1]]
         elif isinstance(atom, Composite):
-            new[node.index] = _written_out(node, atom, args, kwargs, nodes, append, tensors)
+            new[node.index] = _written_out(
+                node, atom, (args, kwargs), nodes, append, tensors, device
+            )
         else:
             new[node.index] = append(evolve(node, args=args, kwargs=kwargs, origin=node.index))
     places = tuple(
@@ -53,14 +56,14 @@ def expand(graph: Graph, catalogue: Catalogue) -> Expanded:
 def _written_out(
     node: Node,
     atom: Composite,
-    args: Any,
-    kwargs: Any,
+    arguments: tuple[Any, Any],
     nodes: list[Node],
-    append: Any,
-    tensors: Any,
+    append: Callable[[Node], Ref],
+    tensors: dict[str, torch.Tensor],
+    device: torch.device,
 ) -> Any:
     """Append the definition of ``node``; its value, references instead of tensors."""
-    flat, spec = pytree.tree_flatten((args, kwargs))
+    flat, spec = pytree.tree_flatten(arguments)
     places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Ref)]
 
     def definition(*operands: Any) -> Any:
@@ -70,9 +73,9 @@ def _written_out(
         a, k = pytree.tree_unflatten(filled, spec)
         return atom.definition(*a, **k)
 
-    examples = [_example(nodes[flat[i].index]) for i in places]
+    examples = [_example(nodes[flat[i].index], device) for i in places]
     with torch.no_grad():
-        module = make_fx(definition)(*examples)
+        module = make_fx(definition, tracing_mode="fake")(*examples)
     made: dict[Any, Any] = {}
     operands = iter([flat[i] for i in places])
     for fx in module.graph.nodes:
@@ -105,5 +108,5 @@ def _written_out(
     return None
 
 
-def _example(node: Node) -> torch.Tensor:
-    return torch.empty(node.shape or (), dtype=node.dtype, device="meta")
+def _example(node: Node, device: torch.device) -> torch.Tensor:
+    return torch.empty(node.shape or (), dtype=node.dtype, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import StrEnum
 
 from attrs import evolve, frozen
@@ -121,7 +121,7 @@ class _Cutter:
         role = "parallel" if residual.placement is Placement.PARALLEL else self._role(nodes)
         return Piece(evolve(self.segment, nodes=nodes), role, residual)
 
-    def _role(self, nodes: tuple[int, ...]) -> str:
+    def _role(self, nodes: Collection[int]) -> str:
         prefix = len(self.segment.name.split("."))
         for node in (self.graph[i] for i in nodes):
             inner = [] if self._in_norm(node) else node.module.split(".")[prefix:]
@@ -183,7 +183,7 @@ class _Cutter:
             return Placement.POST
         parts = [b for t in branches for b in (self._terms(self._peel(t, nodes)) or [t])]
         parts = [b for b in parts if self._sees(b, skip)]
-        if len(parts) > 1:
+        if len(parts) > 1 and self._role(nodes) == "attention":  # not a sum of experts
             return Placement.PARALLEL
         inside = self._between(skip, branches, nodes)
         touching = self._touching(skip, inside)

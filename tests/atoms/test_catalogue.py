@@ -407,3 +407,79 @@ def test_an_unknown_argument_is_not_guessed() -> None:
     """The slope of a leaky relu that another tensor gives: no record speaks for it."""
     assert CATALOGUE.lookup(node("aten::leaky_relu", Ref(0))) is None
     assert CATALOGUE.lookup(node("aten::pow.Tensor_Scalar", INF)) is not None
+
+
+BOUNDED = [
+    (op, rest, u)
+    for op, rest, intervals in (
+        ("aten::sqrt", (), [(0.3, INF), (2.0, 9.0)]),
+        ("aten::rsqrt", (), [(0.3, INF), (1e-3, 1.0)]),
+        ("aten::reciprocal", (), [(0.5, INF), (-INF, -0.25), (-3.0, -1.0)]),
+        ("aten::log", (), [(0.1, INF), (3.0, 5.0)]),
+        ("aten::log2", (), [(0.1, INF)]),
+        ("aten::log10", (), [(0.1, 7.0)]),
+        ("aten::log1p", (), [(-0.7, INF), (0.5, 2.0)]),
+        ("aten::exp", (), [(-INF, 2.0), (-3.0, -1.0)]),
+        ("aten::exp2", (), [(-INF, 3.0)]),
+        ("aten::expm1", (), [(-INF, -2.0), (-1.0, 2.0)]),
+        ("aten::pow.Tensor_Scalar", (0.5,), [(0.2, INF)]),
+        ("aten::pow.Tensor_Scalar", (1.5,), [(0.2, 4.0)]),
+        ("aten::pow.Tensor_Scalar", (-0.5,), [(0.2, INF)]),
+        ("aten::pow.Tensor_Scalar", (-2,), [(0.2, INF), (-5.0, -0.5)]),
+    )
+    for u in intervals
+]
+
+
+def exceeded(op: str, atom: Pointwise, rest: tuple[Any, ...], u: Interval) -> list[str]:
+    """What samples in ``u`` say against the record's bounds there."""
+    assert atom.on is not None
+    bounds = atom.on(u)
+    assert bounds is not None
+    (c0, c1), slope, curvature = bounds
+    lo, hi = max(u.lo, -60.0), min(u.hi, 60.0)
+    x = torch.linspace(lo, hi, 20001, dtype=torch.float64).requires_grad_()
+    y = apply(op, x, rest)
+    (d1,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    (d2,) = torch.autograd.grad(d1.sum(), x)
+    return [
+        what
+        for what, value, bound in (
+            ("value", y.abs(), c0 + c1 * x.abs()),
+            ("slope", d1.abs(), torch.full_like(x, slope)),
+            ("curvature", d2.abs(), torch.full_like(x, curvature)),
+        )
+        if bool((value > bound * (1 + 1e-9)).any())
+    ]
+
+
+@pytest.mark.parametrize(("op", "rest", "ends"), BOUNDED)
+def test_bounds_on_an_interval(op: str, rest: tuple[Any, ...], ends: tuple[float, float]) -> None:
+    u = Interval(*ends, ends[0] == -INF, ends[1] == INF)
+    assert exceeded(op, settled(op, rest), rest, u) == []
+
+
+def test_no_bounds_where_there_are_none() -> None:
+    for op, rest, u in (
+        ("aten::sqrt", (), Interval(0.0, INF)),
+        ("aten::log", (), Interval(0.0, 3.0)),
+        ("aten::reciprocal", (), Interval(-1.0, 1.0)),
+        ("aten::exp", (), Interval()),
+        ("aten::pow.Tensor_Scalar", (1.5,), Interval(0.2, INF)),
+    ):
+        atom = settled(op, rest)
+        assert atom.on is not None
+        assert atom.on(u) is None
+
+
+def test_wrong_bounds_on_an_interval_are_caught() -> None:
+    atom = evolve(settled("aten::sqrt", ()), on=lambda u: ((0.4, 0.5), 0.4, 0.1))
+    u = Interval(0.3, INF, False)
+    assert exceeded("aten::sqrt", atom, (), u) == ["value", "slope", "curvature"]
+
+
+def test_every_record_with_bounds_on_intervals_is_tested() -> None:
+    tested = {op for op, *_ in BOUNDED} | {"aten::pow.Scalar"}
+    known = {op for a in CORE if isinstance(a, Pointwise) and (a.on or a.at) for op in a.ops}
+    with_on = {op for op in known if op not in EXTRA or op == "aten::pow.Tensor_Scalar"}
+    assert with_on - {"aten::softplus"} == tested
