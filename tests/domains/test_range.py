@@ -44,8 +44,8 @@ UNARY = [
     torch.tanh, torch.sigmoid, torch.exp, torch.abs, torch.square, torch.relu, torch.neg, torch.cos,
     torch.erf, torch.atan, torch.expm1, nn.functional.softplus, nn.functional.gelu, torch.floor,
     nn.functional.silu, lambda x: x.softmax(-1), lambda x: x.sum(-1, keepdim=True) + 0 * x,
-    lambda x: x.mean(0, keepdim=True) * 1.0, lambda x: x.clamp(-0.5, 2.0), lambda x: x**3,
-    lambda x: x**4, lambda x: 1.0 - x, lambda x: x.cumsum(-1), lambda x: x.amax(-1, keepdim=True),
+    lambda x: x.mean(0, keepdim=True) + 0 * x, lambda x: x.clamp(-0.5, 2.0), lambda x: x**3,
+    lambda x: x**4, lambda x: 1.0 - x, lambda x: x.cumsum(-1), lambda x: x.amax(-1, keepdim=True) + 0 * x,
     lambda x: x / (x.square() + 0.5), lambda x: (x.square() + 0.1).rsqrt(),
     lambda x: (x.square() + 1.0).log(), lambda x: x.flip(0) * 0.3, lambda x: x.tril(),
     lambda x: torch.where(torch.arange(4) > 1, x, 2.5), lambda x: (x > 0.2) * x,
@@ -55,7 +55,7 @@ BINARY = [
     torch.mul,
     torch.sub,
     torch.maximum,
-    lambda a, b: a @ b.T,
+    lambda a, b: a @ b.T @ a,
     lambda a, b: a * a + b,
 ]
 
