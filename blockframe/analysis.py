@@ -56,7 +56,7 @@ class Analysis:
         if problem.has_weights:
             exact = precise(problem)
             chain = cut(BlockChain.of(exact, catalogue))
-            found = objections(exact, chain.graph, hooks_of=problem.module)
+            found = objections(exact, chain.graph, original=problem.module)
             return cls(chain, objections=tuple(found))
         chain = cut(BlockChain.of(problem, catalogue))
         if problem.proxy is None:
@@ -96,7 +96,9 @@ class Analysis:
 
     @cached_property
     def analyticity(self) -> Analyticity:
-        return analyticity(self.graph, self.varies, self.ranges, self.chain.catalogue)
+        return analyticity(
+            self.graph, self.varies, self.ranges, self.constants, self.chain.catalogue
+        )
 
     def entries(self, block: Block) -> tuple[int, ...]:
         """The nodes of `graph` that are the state before ``block``."""

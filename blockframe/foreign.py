@@ -22,7 +22,8 @@ _NOT_TO_BLAME = (str(Path(__file__).parent), str(Path(importlib.__file__).parent
 def foreign(complain: Callable[[str], BlockframeError], *, file: str = "") -> Iterator[None]:
     """Run foreign code; what it raises becomes ``complain(description)``.
 
-    A `BlockframeError` of its own passes unchanged, and so do running out of memory and Ctrl-C.
+    A `BlockframeError` of its own passes unchanged, and so does Ctrl-C. Running out of memory, in
+    whatever words, is a `MemoryError`.
     ``file``: the source file to blame where it is on the stack; otherwise the innermost frame is.
     """
     try:
@@ -30,15 +31,35 @@ def foreign(complain: Callable[[str], BlockframeError], *, file: str = "") -> It
     except (BlockframeError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if out_of_memory(error):
+            raise MemoryError(_text(error)) from error
         raise complain(describe(error, file)) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says so: Python's, CUDA's (`torch.OutOfMemoryError`) or the CPU's of torch.
+
+    The last has no class of its own, but a text.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in _text(error)
 
 
 def describe(error: BaseException, file: str = "") -> str:
     """``ValueError: width must be even, at my_model.py:17``, on one line."""
-    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    text = _text(error)
     kind = type(error).__name__
     where = location(error, file)
     return (f"{kind}: {text}" if text else kind) + (f", at {where}" if where else "")
+
+
+def _text(error: BaseException) -> str:
+    """What the error says, on one line; its class may be foreign, too, and fail to say it."""
+    try:
+        return " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    except (Exception, SystemExit):  # noqa: BLE001 - the error that is described is what counts
+        return ""
 
 
 def location(error: BaseException, file: str = "") -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from blockframe import checks
 from blockframe.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,16 +32,29 @@ class Request:
         seed: seeds weights, random data and everything else drawn at random.
         full: build real weights at full size (``--full``); otherwise a large model is returned
             on the meta device with a small real ``proxy``.
+
+    Raises:
+        InputError: a value is not of its type; whether names exist, and whether there are as many
+            samples, is for what reads them.
     """
 
     settings: Mapping[str, Any] = field(factory=dict)
-    data: str | None = None
+    data: str | None = field(default=None, converter=checks.file_name)
     loss: str | None = None
     init: str = "default"
-    samples: int | None = None
-    seed: int = 0
+    samples: int | None = field(default=None, converter=checks.count)
+    seed: int = field(default=0, converter=checks.seed)
     full: bool = False
     datasets: Mapping[str, Dataset] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        checks.named("settings", self.settings, "Give a dict of names and values.")
+        if self.data is not None:
+            checks.text("data", self.data, "Give the name of a data set, a file, or random.")
+        if self.loss is not None:
+            checks.text("loss", self.loss, "Give the name of a loss: mse or ce.")
+        checks.text("init", self.init, "Give default, xavier, he or lecun.")
+        checks.flag("full", self.full)
 
 
 @frozen(eq=False)
@@ -55,13 +69,18 @@ class Problem:
             ``mse``: the shape of the outputs. ``ce``: class indices, the shape of the outputs
             without its last dimension.
         loss: name of a loss, ``mse`` or ``ce`` or one that a plugin contributes.
-        keywords: keyword arguments of ``forward`` (tensors or plain constants).
+        keywords: keyword arguments of ``forward``: dense tensors, or constants without tensors
+            in them.
         output: which part of what ``forward`` returns is the network's output f, a key, an
             attribute or an index; None if it returns one tensor.
         spec: the name under which a certificate speaks of it.
         data: what the data is, in words.
         note: how a proxy was reduced, in words.
         proxy: the same architecture, reduced, with real weights (docs/proxy).
+
+    Raises:
+        InputError: something is not what it is said to be here; a parameter is uninitialized, a
+            tensor sparse or nested, or without numbers where the parameters have some.
     """
 
     module: nn.Module
@@ -92,6 +111,33 @@ class Problem:
             )
         if self.targets is not None and not isinstance(self.targets, torch.Tensor):
             raise InputError("targets must be a tensor or None", f"Got {_describe(self.targets)}.")
+        checks.named("keywords", self.keywords, "Give a dict of forward's keyword arguments.")
+        _check_plain(self.keywords)
+        checks.text("loss", self.loss, "Give the name of a loss: mse or ce.")
+        if isinstance(self.output, bool) or not isinstance(self.output, (str, int, type(None))):
+            raise InputError(
+                f"output must be a key, an index or None, not {self.output!r}",
+                "Say which part of what forward returns is the network's output.",
+            )
+        if self.proxy is not None and not isinstance(self.proxy, Problem):
+            raise InputError(f"proxy is {_describe(self.proxy)}", "Give a Problem, or None.")
+        _check_initialized(self.module)
+        given = {f"input {i}": x for i, x in enumerate(self.inputs)} | self._data()
+        state = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        _check_dense(given | {f"parameter {name}": p for name, p in state.items()})
+        if self.has_weights:
+            _check_numbers(self._data())
+
+    def _data(self) -> dict[str, Tensor]:
+        """Targets and tensors among the keywords, each with what an error calls it."""
+        import torch
+
+        targets = {} if self.targets is None else {"the targets tensor": self.targets}
+        return targets | {
+            f"keyword {name!r}": value
+            for name, value in self.keywords.items()
+            if isinstance(value, torch.Tensor)
+        }
 
     @property
     def parameters(self) -> int:
@@ -116,6 +162,53 @@ class Problem:
     def runnable(self) -> Problem | None:
         """The problem that numbers can be measured on: itself, its proxy, or None."""
         return self if self.has_weights else self.proxy
+
+
+def _check_plain(keywords: Mapping[str, Any]) -> None:
+    """The graph numbers the tensors among the keywords; it does not look into containers."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    for name, value in keywords.items():
+        if isinstance(value, torch.Tensor):
+            continue
+        if any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(value)):
+            raise InputError(
+                f"keyword {name!r} holds tensors inside a {type(value).__name__}",
+                "Wrap the module in one whose forward takes each tensor as an argument of its own.",
+            )
+
+
+def _check_initialized(module: nn.Module) -> None:
+    from torch.nn.parameter import UninitializedTensorMixin
+
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise InputError(
+                f"{name} of the {type(module).__name__} is not initialized: a lazy layer has no "
+                "shape before its first call",
+                "Call the module once on its inputs, then give it here.",
+            )
+
+
+def _check_dense(tensors: Mapping[str, Tensor]) -> None:
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.is_nested:
+            raise InputError(f"{name} is a nested tensor", "Pad it to one shape.")
+        if tensor.layout != torch.strided:
+            form = str(tensor.layout).removeprefix("torch.")
+            raise InputError(f"{name} is not dense but {form}", "Give tensor.to_dense().")
+
+
+def _check_numbers(data: Mapping[str, Tensor]) -> None:
+    for name, tensor in data.items():
+        if tensor.is_meta:
+            raise InputError(
+                f"{name} is on the meta device and holds no numbers, unlike the parameters",
+                "Give a tensor with numbers.",
+            )
 
 
 def _describe(value: object) -> str:

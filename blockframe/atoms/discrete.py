@@ -17,9 +17,10 @@ def _always(node: Node, of: Ranges) -> bool:
     if apart:
         return True
     # a <= b where they can only touch: decided, though not for < and ==
-    touches = a.hi == b.lo if node.op.startswith(("aten::le", "aten::gt")) else False
-    touched = b.hi == a.lo if node.op.startswith(("aten::ge", "aten::lt")) else False
-    return touches or touched
+    name = node.op.removeprefix("aten::").partition(".")[0]
+    if name in ("le", "gt", "greater"):
+        return a.hi == b.lo
+    return name in ("ge", "lt", "less") and b.hi == a.lo
 
 
 def _real(node: Node, of: Ranges) -> bool:

@@ -63,11 +63,14 @@ class Layout(Atom):
         index: positions of the operands that say where entries go; they hold no entries of the
             value themselves. Where one of them depends on parameters, the op jumps.
         fill: given the node, a number that stands where no entry does (padding), or None.
+        writes: a later entry replaces an earlier one where the index repeats itself; the gradient
+            that PyTorch computes does not know that.
         copies: given the node and the shape of an operand, how often one of its entries can occur
             in the value; None: as often as the value has entries.
     """
 
     index: tuple[int, ...] = ()
+    writes: bool = False
     fill: Callable[[Node], float | None] = lambda node: None
     copies: Callable[[Node, Shape], int] | None = None
 

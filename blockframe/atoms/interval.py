@@ -13,6 +13,8 @@ from fractions import Fraction
 from attrs import frozen
 
 INF = math.inf
+_LARGEST_POWER = 256
+"""Beyond it, powers are bounded by 0, 1 and infinity only."""
 ULPS = 4
 """libm's elementary functions are trusted to this many units in the last place."""
 
@@ -168,7 +170,7 @@ class Interval:
         (lo, lo_open), (hi, hi_open) = ends if monotone > 0 else ends[::-1]
         lo = -INF if math.isnan(lo) else lo
         hi = INF if math.isnan(hi) else hi
-        if lo > hi:
+        if lo > hi or lo == INF or hi == -INF:
             return REALS
         return Interval(lo, hi, lo_open or lo == -INF, hi_open or hi == INF)
 
@@ -246,6 +248,8 @@ def power_bound(a: float, n: int, *, up: bool) -> float:
     """A bound of ``a**n`` for ``a >= 0``, exact where the power is a float."""
     if math.isinf(a):
         return INF
+    if n > _LARGEST_POWER:
+        return (0.0 if a == 0.0 else math.nextafter(1.0, 0.0) if a < 1.0 else INF) if up else 0.0
     exact = Fraction(a) ** n
     try:
         p = float(exact)
@@ -257,7 +261,7 @@ def power_bound(a: float, n: int, *, up: bool) -> float:
 
 
 def _exact_power(a: float, n: int) -> bool:
-    if math.isinf(a):
+    if math.isinf(a) or n > _LARGEST_POWER:
         return False
     try:
         return Fraction(float(Fraction(a) ** n)) == Fraction(a) ** n

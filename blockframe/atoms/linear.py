@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from blockframe.atoms.facts import Linear, Ranges, Shape, argument
 from blockframe.atoms.interval import REALS, Interval, up
@@ -10,11 +11,11 @@ from blockframe.graph.graph import Node
 
 
 def _add(node: Node, of: Ranges) -> Interval:
-    return of(node.args[0]) + of(node.args[1]) * of(node.kwargs.get("alpha", 1))
+    return of(node.args[0]) + of(node.args[1]) * of(argument(node, 2, "alpha", 1))
 
 
 def _sub(node: Node, of: Ranges) -> Interval:
-    return of(node.args[0]) - of(node.args[1]) * of(node.kwargs.get("alpha", 1))
+    return of(node.args[0]) - of(node.args[1]) * of(argument(node, 2, "alpha", 1))
 
 
 def _rsub(node: Node, of: Ranges) -> Interval:
@@ -35,6 +36,8 @@ def _cumsum(node: Node, of: Ranges) -> Interval:
 
 
 def _average(node: Node, of: Ranges) -> Interval:
+    if argument(node, 6, "divisor_override") is not None:
+        return REALS
     # Padding counts as zeros.
     return of(node.args[0]).hull(Interval.point(0.0))
 
@@ -64,8 +67,16 @@ def _along(node: Node, shape: Shape) -> float:
 
 
 def _averaged(node: Node, shape: Shape) -> float | None:
-    """Every row of the map sums to at most one, and so does every column."""
-    return None if argument(node, 6, "divisor_override") is not None else 1.0
+    """Where every window divides by the same number, rows and columns sum to at most one."""
+    padded = any(_listed(argument(node, 3, "padding", 0)))
+    uneven = argument(node, 4, "ceil_mode", False) or (
+        padded and not argument(node, 5, "count_include_pad", True)
+    )
+    return None if uneven or argument(node, 6, "divisor_override") is not None else 1.0
+
+
+def _listed(value: int | Sequence[int]) -> Sequence[int]:
+    return [value] if isinstance(value, int) else value
 
 
 def _adaptive(node: Node, shape: Shape) -> float | None:
@@ -106,7 +117,7 @@ LINEARS = (
     Linear("aten::diff", range=_reals, norm=_differenced),
     Linear(
         (
-            "aten::trace", "aten::upsample_bilinear2d.vec",
+            "aten::col2im", "aten::trace", "aten::upsample_bilinear2d.vec",
             "aten::upsample_bilinear2d", "aten::upsample_linear1d",
             "aten::upsample_linear1d.vec", "aten::deg2rad", "aten::rad2deg",
 

@@ -141,7 +141,7 @@ def _number(node: Node, position: int, name: str, default: float | None) -> floa
     value = argument(node, position, name, default)
     if value is None:
         return None
-    return math.nan if isinstance(value, Ref) else float(value)
+    return math.nan if isinstance(value, (Ref, complex)) else float(value)
 
 
 def _between(node: Node, low: float | None, high: float | None) -> Pointwise | None:
@@ -313,10 +313,15 @@ def _base(node: Node) -> Pointwise | None:
 
 
 def _beta(node: Node) -> Pointwise | None:
-    """softplus of beta * t, over beta."""
-    beta = _number(node, 1, "beta", 1.0)
-    if beta is None or not beta > 0:
+    """softplus of beta * t, over beta; above its threshold, as implemented, t itself."""
+    beta, threshold = _number(node, 1, "beta", 1.0), _number(node, 2, "threshold", 20.0)
+    if beta is None or threshold is None or not beta > 0 or math.isnan(threshold):
         return None
+    if threshold < 20.0:
+        return Pointwise(
+            node.op, range=NON_NEGATIVE, kinks=(Kink(threshold / beta, 0),),
+            pieces=(lambda x, *a, **k: (x * beta).exp().log1p() / beta, _identity),
+        )  # fmt: skip
     c0, d2 = _margin(0.69315 / beta, 0.25 * beta)
     return Pointwise(
         node.op, range=POSITIVE, growth=(c0, 1.0), lipschitz=1.0, curvature=d2, source=THEORY,
@@ -562,7 +567,7 @@ SMOOTH = (
         "aten::reciprocal",
         analytic_on=NON_ZERO,
         monotone=-1,
-        value=lambda t: 1.0 / t if t > 0 else (INF if t == 0 else math.nan),
+        value=lambda t: 1.0 / t if t > 0 else math.nan,
         on=_on_reciprocal,
     ),
     Pointwise("aten::log", analytic_on=POSITIVE, value=math.log, monotone=1, on=_on_log(1.0)),

@@ -63,6 +63,11 @@ def loads(text: str) -> Certificate:
     Raises:
         CertificateError: ``text`` is not one; the message gives the JSON path of the first fault.
     """
+    if not isinstance(text, str):
+        raise CertificateError(
+            f"a certificate is read from its JSON text, not from a {type(text).__name__}",
+            "Give the contents of the file, a string.",
+        )
     try:
         return _structure(_parse(text))
     except RecursionError as error:

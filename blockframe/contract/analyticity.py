@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blockframe.blocks import Block
     from blockframe.domains.analyticity import Issue
 
-REGION = "all parameters, all states that the chain reaches; the data given"
+REGION = "all parameters, all states that the chain reaches; the data given; evaluation mode"
 
 
 class AnalyticityClause:

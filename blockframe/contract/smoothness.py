@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from blockframe.blocks import Block
     from blockframe.domains.growth import Jet
 
-REGION = "all parameters with |θ_l| <= s, all states that the chain reaches with |z| <= r"
+REGION = (
+    "all parameters with |θ_l| <= s, all states that the chain reaches with |z| <= r; "
+    "the data given; evaluation mode"
+)
 
 
 @frozen

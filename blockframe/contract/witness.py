@@ -36,6 +36,8 @@ ORDERS = range(4)
 STABLE = 1e-3
 """Relative change of a jump that is tolerated when its window is halved twice."""
 ROUNDING = 1e4 * np.finfo(float).eps
+SIGNIFICANCE = 30.0
+"""A jump must be this many times larger than the rounding that the op sequence can cause."""
 
 Choices = dict[int, Any]
 
@@ -133,7 +135,7 @@ class _Search:
         at = (a + b) / 2
         for width in STEPS:
             jump = _jump(lambda t: line.output(t, left), lambda t: line.output(t, after), at, width)
-            if jump is not None:
+            if jump is not None and line.significant(jump, at, (left, after)):
                 numbers = {
                     "line": line.name,
                     "t": at,
@@ -204,6 +206,45 @@ class _Line:
         real = [torch.view_as_real(v) if v.is_complex() else v.to(torch.float64) for v in exits]
         return torch.cat([v.flatten() for v in real])
 
+    def significant(self, jump: Mapping[str, Any], t: float, branches: Sequence[Choices]) -> bool:
+        """Whether the jump is larger than what rounding in the op sequence can make of nothing.
+
+        First order: the sum over intermediate values v of eps |v| |d output / d v|.
+        """
+        noise = 0.0
+        for choices in branches:
+            noise += self._rounding(t, choices, int(jump["entry"]))
+        size = abs(jump["jump"]) * jump["step"] ** jump["order"] / math.factorial(jump["order"])
+        return bool(size > SIGNIFICANCE * noise)
+
+    def _rounding(self, t: float, choices: Choices, entry: int) -> float:
+        search = self.search
+        known = dict(search.fixed)
+        for i, p in self.start.items():
+            known[i] = (p + t * self.direction[i]).requires_grad_()
+
+        def rule(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            if node.index in choices:
+                return _frozen(search.atoms[node.index], choices[node.index], args, kwargs)
+            return _exact(node, args, kwargs)
+
+        with torch.enable_grad():
+            values = evaluate(search.graph, known, search.needed, rule)
+            output = self._joined(values)[entry]
+            inner = [
+                v for i in search.needed
+                if isinstance(v := values[i], Tensor) and v.requires_grad
+            ]  # fmt: skip
+            if not output.requires_grad:
+                return 0.0
+            adjoints = torch.autograd.grad(output, inner, allow_unused=True)
+        terms = [
+            float(torch.nan_to_num(v.detach().abs() * a.abs(), nan=0.0).sum())
+            for v, a in zip(inner, adjoints, strict=True)
+            if a is not None
+        ]
+        return float(np.finfo(float).eps) * sum(terms)
+
     def choices(self, t: float) -> Choices:
         """The branch that every entry of every branching op takes at ``t``."""
         values = self.values(t)
@@ -230,6 +271,8 @@ class _Line:
         seen = [self._choice(self.values(t), index) for t in grid]
         found = 0
         for k in range(POINTS - 1):
+            if seen[k].shape != seen[k + 1].shape:
+                return  # a shape that depends on values: entries cannot be followed
             differ = (seen[k] != seen[k + 1]).flatten()
             if bool(differ.any()) and found < 3:
                 found += 1
@@ -263,10 +306,25 @@ class _Line:
             entering = [u, *(values[i] for i in self.search.entries)]
             if not bool(outside.any()) or not all(bool(v.isfinite().all()) for v in entering):
                 continue
-            if bool(torch.isnan(self._joined(values)).any()):
+            if self._undefined_here(values, index):
                 argument = float(u[outside].flatten()[0])
                 return {"t": float(t), "argument": argument, "output": "nan"}
         return None
+
+    def _undefined_here(self, values: Mapping[int, Any], index: int) -> bool:
+        """Whether the output is not a number because the op at ``index`` is not, and only it."""
+        after = {index}
+        for i in self.search.needed:
+            if i > index and after.intersection(self.search.graph[i].operands):
+                after.add(i)
+        others = [values[i] for i in self.search.needed if i not in after]
+        clean = all(
+            bool(v.isfinite().all())
+            for v in others
+            if isinstance(v, Tensor) and v.dtype.is_floating_point
+        )
+        here = bool(torch.isnan(values[index]).any())
+        return clean and here and bool(torch.isnan(self._joined(values)).any())
 
     def pole(self, operand: int) -> dict[str, Any] | None:
         """A zero of the divisor near which the output grows without bound."""
@@ -342,6 +400,8 @@ def _lowest(estimates: Sequence[Any], entry: int | None) -> dict[str, Any] | Non
     for k in ORDERS:
         if abs(jumps[k]) * h**k / math.factorial(k) < 0.05 * size:
             continue  # this order explains nothing of the difference: it is rounding
+        if k == 0 and abs(jumps[0]) < 1e-8 * max(abs(lefts[0]), abs(rights[0])):
+            return None  # a continuous value taken for a choice
         values = [e[2][k] for e in estimates]
         spread = max(values) - min(values)
         if spread > STABLE * abs(jumps[k]):

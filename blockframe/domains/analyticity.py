@@ -5,9 +5,11 @@ The value of a tensor is the set of `Issue` that reach it, as a bit mask; 0: ana
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from attrs import frozen
 
 from blockframe.atoms.catalogue import Catalogue
@@ -24,7 +26,7 @@ from blockframe.atoms.facts import (
     Selection,
     Source,
 )
-from blockframe.atoms.interval import Interval
+from blockframe.atoms.interval import ANYTHING, Interval
 from blockframe.domains.interpreter import Domain, interpret
 from blockframe.domains.range import Range
 from blockframe.graph.graph import Graph, Node, NodeKind, Ref
@@ -67,8 +69,15 @@ class Analyticity:
 class AnalyticityDomain(Domain[int]):
     """See the module. Constants have no issues, whatever op made them."""
 
-    def __init__(self, graph: Graph, varies: Sequence[bool], ranges: Sequence[Range]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        varies: Sequence[bool],
+        ranges: Sequence[Range],
+        constants: Mapping[int, Any],
+    ) -> None:
         self.graph = graph
+        self.constants = constants
         self.varies = varies
         self.ranges = ranges
         self.issues: list[Issue] = []
@@ -99,7 +108,32 @@ class AnalyticityDomain(Domain[int]):
         if _whole(node) and any(self._floats(i) for i in node.operands):
             cast = self._issue(node, "A102", f"{node.op} casts a varying value to integers", 0)
             return cast | _union(operands)
+        if atom.writes and not accumulates(node) and not self._unique(node, atom):
+            return _union(operands) | self._issue(
+                node,
+                "A301",
+                f"{_short(node)} may write twice to one place, and the gradient counts both",
+            )
         return _union(operands)
+
+    def _unique(self, node: Node, atom: Layout) -> bool:
+        """Whether the index is known and names no place twice."""
+        (position,) = atom.index
+        index = node.args[position]
+        parts = index if isinstance(index, (tuple, list)) else [index]
+        known = [self.constants.get(r.index) for r in parts if isinstance(r, Ref)]
+        tensors = [k for k in known if isinstance(k, torch.Tensor)]
+        if not tensors or len(tensors) < len(known):
+            return False
+        if any(k.dtype is torch.bool for k in tensors):
+            return all(k.dtype is torch.bool for k in tensors)
+        if node.op == "aten::scatter.src":  # one place for each line along the dimension
+            lines = tensors[0].movedim(node.args[1], -1)
+            places = lines.reshape(-1, lines.shape[-1]).sort(-1).values
+            return not bool((places.diff(dim=-1) == 0).any())
+        shape = np.broadcast_shapes(*(tuple(k.shape) for k in tensors))
+        rows = torch.stack([k.expand(shape).flatten() for k in tensors], 1)
+        return len(set(map(tuple, rows.tolist()))) == len(rows)
 
     def linear(self, node: Node, atom: Linear, operands: list[int]) -> int:
         return _union(operands)
@@ -233,16 +267,25 @@ class AnalyticityDomain(Domain[int]):
     def _of(self, argument: Any) -> Interval:
         if isinstance(argument, Ref):
             return self.ranges[argument.index].whole
-        return Interval.point(float(argument))
+        return ANYTHING if isinstance(argument, complex) else Interval.point(float(argument))
 
 
 def analyticity(
-    graph: Graph, varies: Sequence[bool], ranges: Sequence[Range], catalogue: Catalogue
+    graph: Graph,
+    varies: Sequence[bool],
+    ranges: Sequence[Range],
+    constants: Mapping[int, Any],
+    catalogue: Catalogue,
 ) -> Analyticity:
     """Which issues there are in ``graph`` and what they reach."""
-    domain = AnalyticityDomain(graph, varies, ranges)
+    domain = AnalyticityDomain(graph, varies, ranges, constants)
     reach = interpret(graph, domain, catalogue)
     return Analyticity(tuple(domain.issues), reach, tuple(domain.notes), tuple(domain.unreachable))
+
+
+def accumulates(node: Node) -> bool:
+    """Whether a write adds to what is there."""
+    return bool(node.kwargs.get("accumulate")) or ("index_put" in node.op and True in node.args[3:])
 
 
 def _union(values: list[int]) -> int:

@@ -47,11 +47,12 @@ def _computed(node: Node, known: Mapping[int, Any]) -> Any:
             value = node.target(*args, **kwargs)
     except (RuntimeError, IndexError, ValueError):
         return None  # bad data: the model itself will say so when it runs
-    return value if not isinstance(value, Tensor) or value.numel() <= LARGEST else None
+    return value if not isinstance(value, Tensor) or _has_numbers(value) else None
 
 
 def _has_numbers(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_meta and value.numel() <= LARGEST
+    ordinary = type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided
+    return ordinary and not value.is_meta and value.numel() <= LARGEST
 
 
 def _on_cpu(value: Any) -> Any:

@@ -25,6 +25,7 @@ from blockframe.atoms.facts import (
     Rowwise,
     Selection,
     Source,
+    argument,
 )
 from blockframe.atoms.interval import up
 from blockframe.domains.interpreter import Domain
@@ -157,7 +158,7 @@ class Growth(Domain[Jet]):
                 return self._unknown_constant(node)
             total = total + jet.times(norm)
         if node.op.removeprefix("aten::").startswith(("add.", "sub.", "rsub.")):
-            alpha = abs(float(node.kwargs.get("alpha", 1)))
+            alpha = abs(float(argument(node, 2, "alpha", 1)))
             for number in (a for a in node.args[:2] if isinstance(a, (int, float))):
                 total = total + self._number(node, abs(number) * max(1.0, alpha))
         return total
@@ -202,12 +203,12 @@ class Growth(Domain[Jet]):
             arguments = tuple(node.args[p] for p in atom.factors)
         return tuple(self._factor(a) for a in arguments)  # type: ignore[return-value]
 
-    def _factor(self, argument: Any) -> tuple[Jet, tuple[int, ...]] | None:
-        if isinstance(argument, Ref):
-            shape = self.graph[argument.index].shape
-            return None if shape is None else (self.jets[argument.index], shape)
-        if isinstance(argument, (int, float)):
-            size = abs(float(argument))
+    def _factor(self, part: Any) -> tuple[Jet, tuple[int, ...]] | None:
+        if isinstance(part, Ref):
+            shape = self.graph[part.index].shape
+            return None if shape is None else (self.jets[part.index], shape)
+        if isinstance(part, (int, float)):
+            size = abs(float(part))
             return Jet(Polynomial.constant(size), largest=size), ()
         return None
 
@@ -232,15 +233,15 @@ class Growth(Domain[Jet]):
     def _inverse(self, node: Node, divisor: Any) -> Jet | None:
         """The jet of 1 / divisor."""
         jet, shape = divisor
-        argument = node.args[1]
-        if isinstance(argument, (int, float)):
-            c = up(1.0 / abs(float(argument))) if argument else math.inf
+        part = node.args[1]
+        if isinstance(part, (int, float)):
+            c = up(1.0 / abs(float(part))) if part else math.inf
             return Jet(Polynomial.constant(c), largest=c)
-        m = self.ranges[argument.index].whole.least
+        m = self.ranges[part.index].whole.least
         if m <= 0.0:
             return None
         c = up(1.0 / m)
-        if not self.varies[argument.index]:
+        if not self.varies[part.index]:
             return Jet(Polynomial.constant(up(up(math.sqrt(math.prod(shape))) * c)), largest=c)
         value = Polynomial.constant(up(up(math.sqrt(math.prod(shape))) * c))
         through: Jet = jet.through(value, up(c * c), up(up(2.0 * c) * up(c * c)))
@@ -314,15 +315,15 @@ class Growth(Domain[Jet]):
         if atom.chooser is None:
             return self._lost(node, f"{_short(node)} is not twice differentiable")
         total = Jet(NOTHING)
-        for position, argument in enumerate(node.args):
+        for position, part in enumerate(node.args):
             if position == atom.chooser:
                 continue
-            if isinstance(argument, Ref):
-                shape = self.graph[argument.index].shape or ()
+            if isinstance(part, Ref):
+                shape = self.graph[part.index].shape or ()
                 copies = math.prod(node.shape or ()) / max(1, math.prod(shape))
-                total = total + self.jets[argument.index].times(up(math.sqrt(copies)))
-            elif isinstance(argument, (int, float)):
-                total = total + self._number(node, float(argument))
+                total = total + self.jets[part.index].times(up(math.sqrt(copies)))
+            elif isinstance(part, (int, float)):
+                total = total + self._number(node, float(part))
         return total
 
     def discrete(self, node: Node, atom: Discrete, operands: list[Jet]) -> Jet:

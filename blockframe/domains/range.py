@@ -25,7 +25,7 @@ from blockframe.atoms.facts import (
 )
 from blockframe.atoms.interval import ANYTHING, REALS, Interval, hull
 from blockframe.domains.interpreter import Domain, interpret
-from blockframe.graph.graph import Graph, Node, Ref
+from blockframe.graph.graph import Graph, Node, Ref, substitute
 
 BOOLEAN = Interval(0.0, 1.0, False, False)
 
@@ -110,7 +110,9 @@ class RangeDomain(Domain[Range]):
             for r in _refs(a)
         ]
         moved += [self.values[r.index] for a in node.kwargs.values() for r in _refs(a)]
-        if node.kwargs.get("accumulate") or ("index_put" in node.op and True in node.args[3:]):
+        if bool(node.kwargs.get("accumulate")) or (
+            "index_put" in node.op and True in node.args[3:]
+        ):
             return Range(REALS if all(m.whole.finite for m in moved) else ANYTHING)
         masked = None
         if len(moved) == 1 and moved[0].masked is not None and not atom.index:
@@ -121,12 +123,15 @@ class RangeDomain(Domain[Range]):
 
     def _relaid(self, node: Node, masked: Tensor) -> Tensor | None:
         """The mask moved as the entries are; None for ops that give several tensors."""
-        args = [masked if isinstance(a, Ref) else a for a in node.args]
+        args = substitute(node.args, lambda index: masked)
         if node.op.startswith(("aten::to", "aten::_to_copy", "aten::type_as", "aten::clone",
                                "aten::contiguous", "aten::alias")):  # fmt: skip
             return masked
-        moved = node.target(*args, **node.kwargs)
-        return moved if isinstance(moved, Tensor) else None
+        try:
+            moved = node.target(*args, **node.kwargs)
+        except (RuntimeError, NotImplementedError):  # an op that takes no truth values
+            return None
+        return moved if isinstance(moved, Tensor) and moved.shape == node.shape else None
 
     def linear(self, node: Node, atom: Linear, operands: list[Range]) -> Range:
         if node.op == "aten::add.Tensor" and any(o.masked is not None for o in operands):
@@ -217,6 +222,8 @@ class RangeDomain(Domain[Range]):
     def _part(self, argument: Any) -> Range:
         if isinstance(argument, Ref):
             return self.values[argument.index]
+        if isinstance(argument, complex):
+            return Range(ANYTHING)
         x = float(argument)
         if x == -float("inf"):
             return Range(_MINUS_INFINITY)
@@ -228,6 +235,8 @@ class RangeDomain(Domain[Range]):
             return hull(self._of(a) for a in argument)
         if isinstance(argument, Ref):
             return self.values[argument.index].whole
+        if isinstance(argument, complex):
+            return ANYTHING
         return Interval.point(float(argument))
 
 

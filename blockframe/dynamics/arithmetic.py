@@ -24,15 +24,17 @@ class Arithmetic:
     dtype: torch.dtype
 
     @classmethod
-    def named(cls, device: str = "auto", dtype: str | None = None) -> Arithmetic:
-        """``auto`` is CUDA where there is one; dtype None is float64 on CPU, float32 on CUDA.
+    def named(
+        cls, device: str | torch.device | None = "auto", dtype: str | torch.dtype | None = None
+    ) -> Arithmetic:
+        """``auto`` and None: CUDA where there is one; dtype None: float64 on CPU, float32 on CUDA.
 
         Raises:
             InputError: a name that does not exist here.
         """
-        place = _device(device)
-        name = dtype or ("float64" if place.type == "cpu" else "float32")
-        name = str(name).removeprefix("torch.")
+        place = _device("auto" if device is None else device)
+        default = "float64" if place.type == "cpu" else "float32"
+        name = str(default if dtype is None else dtype).removeprefix("torch.")
         if name not in _DTYPES:
             raise InputError(f"no trajectory runs in dtype {name!r}", "Take float64 or float32.")
         return cls(place, _DTYPES[name])
@@ -104,18 +106,20 @@ class IdentityCasts(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str | torch.device) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
+    device = name if isinstance(name, torch.device) else None
+    if isinstance(name, str):  # a bare number would be a CUDA device
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise InputError(f"no trajectory runs on device {name!r}", "Take auto, cpu or cuda.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices are visible",
+            f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices are visible",
             "Take auto or cpu.",
         )
     return device

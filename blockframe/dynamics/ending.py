@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+from blockframe.errors import BlockframeError, InputError
+
 COMPLETED = "completed"
 _NOT_FINITE = "not finite"
+_INTERRUPTED = "interrupted"
+
+
+class NetworkError(InputError):
+    """The network raised, forward or backward; ``reason`` is that in the words of an ending."""
+
+    def __init__(self, message: str, remedy: str, *, reason: str) -> None:
+        super().__init__(message, remedy)
+        self.reason = reason
 
 
 def not_finite(what: str, step: int) -> str:
@@ -14,9 +27,28 @@ def diverged(loss: float, step: int) -> str:
     return f"diverged at step {step}: the loss reached {loss:.3g}"
 
 
-def interrupted(step: int) -> str:
-    return f"interrupted at step {step} by the user"
+def interrupted(step: int, by: str = "") -> str:
+    """``by``: what the interrupt says; Ctrl-C says nothing."""
+    return f"{_INTERRUPTED} at step {step} by {by or 'the user'}"
+
+
+def out_of_memory(step: int) -> str:
+    return f"out of memory at step {step}"
+
+
+def failed(error: BlockframeError, step: int) -> str:
+    """``the forward raised ValueError: no, at my_model.py:17, at step 3``."""
+    if isinstance(error, NetworkError):
+        return f"{error.reason}, at step {step}"
+    return f"stopped at step {step}: {error.message}"
+
+
+# What follows reads endings that may quote anybody's words: only their own form counts.
 
 
 def was_not_finite(ended: str) -> bool:
-    return _NOT_FINITE in ended
+    return re.fullmatch(rf"the \w+ is {_NOT_FINITE} at step \d+", ended) is not None
+
+
+def was_interrupted(ended: str) -> bool:
+    return re.match(rf"{_INTERRUPTED} at step \d+ by ", ended) is not None

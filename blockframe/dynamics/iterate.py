@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blockframe.dynamics.curvature import Eigenpair, mixed_start, top_eigenpair
+from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.inequalities import Point
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign
@@ -120,20 +121,12 @@ class Iterate:
         if not self._twice:
             _check_twice_differentiable(gradient)
             self._twice = True
-        with self.objective.arithmetic.kernels():
-            try:
-                (product,) = torch.autograd.grad(
-                    gradient,
-                    self._leaf,
-                    vector.to(self.theta),
-                    retain_graph=True,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise _no_second_derivative(str(error).splitlines()[0]) from error
+        try:
+            product = self.objective.differentiate(
+                gradient, self._leaf, vector.to(self.theta), retain_graph=True
+            )
+        except NetworkError as error:
+            raise _no_second_derivative(error.reason) from error
         return product.detach()
 
     @cached_property
@@ -268,11 +261,7 @@ class Iterate:
     def _differentiate(self, loss: Tensor, *, keep: bool) -> Tensor:
         if not loss.requires_grad or self._leaf is None:
             return torch.zeros_like(self.theta)  # nothing that requires a gradient is used
-        with self.objective.arithmetic.kernels():
-            (gradient,) = torch.autograd.grad(
-                loss, self._leaf, create_graph=keep, allow_unused=True, materialize_grads=True
-            )
-        return gradient
+        return self.objective.differentiate(loss, self._leaf, create_graph=keep)
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

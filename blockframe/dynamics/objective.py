@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from blockframe.dynamics.arithmetic import Arithmetic, IdentityCasts
+from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.losses import Loss
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign
@@ -35,6 +37,7 @@ class Objective:
         start: θ_0, (P,), float64.
         blocks: block name → positions in ``names``; only blocks with a part in θ.
         constants: buffers and parameters that require no gradient, in ``arithmetic.dtype``.
+        infimum: L_inf, a known lower bound of the loss.
     """
 
     module: nn.Module
@@ -50,6 +53,7 @@ class Objective:
     start: Tensor
     blocks: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor]
+    infimum: float
 
     @classmethod
     def of(
@@ -64,6 +68,7 @@ class Objective:
         """
         Raises:
             InputError: no targets, no weights, nothing to train, or blocks that do not fit.
+            PluginError: a contributed loss knows no lower bound.
         """
         if problem.targets is None:
             raise InputError(
@@ -89,6 +94,7 @@ class Objective:
             dtype = arithmetic.dtype if value.is_floating_point() else value.dtype
             return value.detach().to(arithmetic.device, dtype, copy=True)
 
+        targets = place(problem.targets)
         named = {**dict(problem.module.named_parameters()), **dict(problem.module.named_buffers())}
         flat = [p.detach().to(arithmetic.device, torch.float64).flatten() for p in theta.values()]
         return cls(
@@ -96,7 +102,7 @@ class Objective:
             inputs=tuple(place(x) for x in problem.inputs),
             keywords={k: place(v) for k, v in problem.keywords.items()},
             output=problem.output,
-            targets=place(problem.targets),
+            targets=targets,
             loss=loss,
             arithmetic=arithmetic,
             seed=seed,
@@ -105,12 +111,8 @@ class Objective:
             start=torch.cat(flat),
             blocks=_blocks(tuple(theta), frozenset(named), blocks or {}),
             constants={n: place(t) for n, t in named.items() if n not in theta},
+            infimum=_infimum(loss, targets),
         )
-
-    @property
-    def infimum(self) -> float:
-        """L_inf, a known lower bound of the loss."""
-        return self.loss.infimum(self.targets)
 
     @property
     def sizes(self) -> list[int]:
@@ -120,7 +122,9 @@ class Objective:
         """Outputs and loss (scalar) at θ (P,), with a graph if θ requires a gradient.
 
         Raises:
-            InputError: the network does not accept its inputs, or its outputs do not fit.
+            NetworkError: the forward raises.
+            InputError: its outputs do not fit the targets, or are no tensor.
+            PluginError: a contributed loss fails.
         """
         parts = torch.split(theta.to(self.arithmetic.dtype), self.sizes)
         parameters = {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
@@ -135,23 +139,46 @@ class Objective:
                 self.module, {**parameters, **constants}, self.inputs, dict(self.keywords)
             )
         outputs = _select(returned, self.output, type(self.module).__name__)
-        self.loss.check(outputs, self.targets)
         with foreign(lambda what: PluginError(f"the loss {self.loss.name!r} failed: {what}")):
+            self.loss.check(outputs, self.targets)
             loss = self.loss(outputs, self.targets)
-        if loss.ndim != 0:
-            raise PluginError(f"the loss {self.loss.name!r} returned shape {tuple(loss.shape)}")
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise PluginError(f"the loss {self.loss.name!r} returned shape {shape}")
         return outputs, loss
+
+    def differentiate(
+        self, of: Tensor, by: Tensor, vector: Tensor | None = None, **graph: bool
+    ) -> Tensor:
+        """∇ of a scalar, or the product of a Jacobian's transpose with ``vector``; 0 if unused.
+
+        Raises:
+            NetworkError: the backward raises.
+        """
+        with foreign(self._backward_error, file=_file(self.module)), self.arithmetic.kernels():
+            (gradient,) = torch.autograd.grad(
+                of, by, vector, allow_unused=True, materialize_grads=True, **graph
+            )
+        return gradient
 
     def by_block(self, vector: Tensor) -> dict[str, Tensor]:
         """The parts of a vector (P,) that belong to each block, flat."""
         parts = torch.split(vector, self.sizes)
         return {b: torch.cat([parts[i] for i in where]) for b, where in self.blocks.items()}
 
-    def _forward_error(self, what: str) -> InputError:
+    def _forward_error(self, what: str) -> NetworkError:
         shapes = ", ".join(str(tuple(x.shape)) for x in self.inputs) or "none"
-        return InputError(
+        return NetworkError(
             f"{type(self.module).__name__} failed on inputs of shape {shapes}: {what}",
             "Give inputs that the module accepts.",
+            reason=f"the forward raised {what}",
+        )
+
+    def _backward_error(self, what: str) -> NetworkError:
+        return NetworkError(
+            f"the backward of {type(self.module).__name__} failed: {what}",
+            "Correct the backward of its custom operation.",
+            reason=f"the backward raised {what}",
         )
 
 
@@ -164,6 +191,16 @@ def _structure(module: nn.Module) -> nn.Module:
         file=_file(module),
     ):
         return copy.deepcopy(module, {id(t): t for t in tensors}).eval()
+
+
+def _infimum(loss: Loss, targets: Tensor) -> float:
+    with foreign(lambda what: PluginError(f"the infimum of loss {loss.name!r} failed: {what}")):
+        bound = float(loss.infimum(targets))
+    if math.isnan(bound):
+        raise PluginError(
+            f"the infimum of loss {loss.name!r} is NaN", "Return -inf where no bound is known."
+        )
+    return bound
 
 
 def _file(module: nn.Module) -> str:

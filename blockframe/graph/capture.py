@@ -296,7 +296,7 @@ class _Builder:
                 "Write it without an in-place operation.",
                 location=str(from_trace(fx.meta.get("stack_trace")) or ""),
             )
-        target, args, kwargs = _of_shape_alone(fx, args, kwargs)
+        target, args, kwargs = _unrounded(*_of_shape_alone(fx, args, kwargs))
         index = self._append(
             NodeKind.CALL, fx.name, target, args, kwargs, meta=fx.meta.get("val"), fx=fx
         )
@@ -436,6 +436,17 @@ def _of_shape_alone(fx: FxNode, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         at = 1 if called is torch.ops.aten.full_like.default else 2
         filled += (args[at] if len(args) > at else kwargs["fill_value"],)
     return target, filled, {"dtype": value.dtype, "device": value.device}
+
+
+def _unrounded(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+    """A division that is asked not to round is a division."""
+    plain = {
+        torch.ops.aten.div.Tensor_mode: torch.ops.aten.div.Tensor,
+        torch.ops.aten.div.Scalar_mode: torch.ops.aten.div.Scalar,
+    }.get(target)
+    if plain is None or kwargs.get("rounding_mode") is not None:
+        return target, args, kwargs
+    return plain, args[:2], {}
 
 
 def _pruned(nodes: list[Node], output: int, tensors: Mapping[str, Tensor]) -> Graph:

@@ -7,27 +7,29 @@ invisible in it, and a forward that draws numbers outside of torch is frozen int
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
-from torch.overrides import TorchFunctionMode
 
 from blockframe.errors import BlockframeError
 from blockframe.foreign import foreign
 from blockframe.graph.capture import evaluation_mode, select
 from blockframe.graph.evaluate import call, evaluate, leaves
 from blockframe.graph.graph import Graph, Node
+from blockframe.graph.watch import Watch, saved_tensor_hooks
 from blockframe.problem import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ULPS = 1e9
-"""Relative difference of values and gradients, in units of the dtype's eps, that rounding
-explains: the operations are the same ones, in the same order."""
+VALUE_ULPS, GRADIENT_ULPS = 1e3, 1e5
+"""Relative differences, in units of the dtype's eps, that rounding explains: the operations are
+the same ones, in the same order; gradients may be accumulated in another."""
+SCALE = 2.0**20
+"""A gradient is linear in what comes in from above; a hook that clips is not."""
 
 
 @frozen
@@ -41,39 +43,58 @@ class Objection:
 
 
 def objections(
-    problem: Problem, graph: Graph, *, hooks_of: nn.Module | None = None, seed: int = 0
+    problem: Problem, graph: Graph, *, original: nn.Module | None = None, seed: int = 0
 ) -> list[Objection]:
     """Everything found, empty if nothing.
 
-    At the problem's own parameters and at a random point near them, the gradient of a random
-    linear functional of the output is compared between module and graph. ``hooks_of``: the module
-    whose hooks count, where ``problem`` holds a copy (a copied parameter has lost its own).
+    At the problem's own parameters and at a random point near them, module and graph are compared:
+    values, and the gradient of a random linear functional of the output. ``original``: the module
+    that ``problem`` holds a copy of, if it does (a copied parameter has lost its hooks).
     """
-    found = list(_hooks(hooks_of or problem.module))
-    mode = _HookWatch()
+    root = original or problem.module
+    found = [*_hooks(root), *_aliases(root, problem, graph)]
     generator = torch.Generator().manual_seed(seed)
-    originals = {name: p.detach().clone() for name, p in problem.module.named_parameters()}
+    own = [(n, p) for n, p in problem.module.named_parameters() if p.dtype.is_floating_point]
+    originals = {name: p.detach().clone() for name, p in own}
     try:
         for scale in (0.0, 0.1):
             with torch.no_grad():
-                for name, p in problem.module.named_parameters():
+                for name, p in own:
                     noise = torch.randn(p.shape, generator=generator, dtype=p.dtype, device="cpu")
                     spread = float(originals[name].square().mean().sqrt()) or 1.0
                     p.copy_(originals[name] + scale * spread * noise.to(p.device))
             try:
                 with _breaks_off("A904", "module and graph could not be compared"):
-                    found += _compare(problem, graph, generator, mode)
+                    found += _compare(problem, graph, generator)
             except _NotComparable as refusal:
                 found.append(Objection(refusal.code, refusal.message))
     finally:
         with torch.no_grad():
-            for name, p in problem.module.named_parameters():
+            for name, p in own:
                 p.copy_(originals[name])
-    found += [
-        Objection("A303", f"the forward registers a hook ({name}) that can change the gradient")
-        for name in sorted(mode.seen)
-    ]
     return list({(o.code, o.message): o for o in found}.values())
+
+
+def _aliases(root: nn.Module, problem: Problem, graph: Graph) -> Iterator[Objection]:
+    """Parameters that are read through another tensor: their gradient is not followed there."""
+    memory = {
+        p.untyped_storage().data_ptr(): name
+        for module in (root, problem.module)
+        for name, p in module.named_parameters()
+        if p.requires_grad and p.numel() and not p.is_meta
+    }
+    fixed = [(n, p) for n, p in root.named_parameters() if not p.requires_grad]
+    others = [*root.named_buffers(), *fixed, *graph.tensors.items()]
+    for name, tensor in others:
+        if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+            continue
+        parameter = memory.get(tensor.untyped_storage().data_ptr())
+        if parameter is not None or (tensor.requires_grad and tensor.grad_fn is not None):
+            yield Objection(
+                "A301",
+                f"parameter {parameter or '(unknown)'} is also read as a constant ({name}), "
+                "where its gradient is not followed",
+            )
 
 
 class _NotComparable(BlockframeError):
@@ -88,9 +109,7 @@ def _breaks_off(code: str, what: str) -> AbstractContextManager[None]:
     return foreign(lambda why: _NotComparable(code, f"{what} ({why})"))
 
 
-def _compare(
-    problem: Problem, graph: Graph, generator: torch.Generator, mode: _HookWatch
-) -> Iterator[Objection]:
+def _compare(problem: Problem, graph: Graph, generator: torch.Generator) -> Iterator[Objection]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     parameters = {n: p for n, p in problem.module.named_parameters() if p.requires_grad}
@@ -99,17 +118,19 @@ def _compare(
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.simplefilter("ignore")  # what the forward warns about is not our finding
-        with mode, _breaks_off("A904", "the forward does not run at a point nearby"):
-            output = select(problem, problem.module(*problem.inputs, **problem.keywords))
+        with _breaks_off("A904", "the forward does not run at a point nearby"):
+            output = yield from _run(problem, parameters)
+            again = select(problem, problem.module(*problem.inputs, **problem.keywords))
         with _breaks_off("A904", "the traced graph cannot be run by itself"):
             values = evaluate(graph, leaves(graph, problem), rule=_differentiated)[graph.output]
         yield from _custom_functions(output)
         if not torch.isfinite(output).all():
             yield Objection("A905", "the output is not finite at a point near the given parameters")
             return
-        tolerance = min(0.1, ULPS * torch.finfo(output.dtype).eps)
+        eps = torch.finfo(output.dtype).eps
         difference = float((output - values).detach().abs().max())
-        if difference > tolerance * max(1.0, float(output.detach().abs().max())):
+        size = max(1.0, float(output.detach().abs().max()))
+        if difference > VALUE_ULPS * eps * size or not torch.equal(output, again):
             yield Objection(
                 "A902",
                 "the traced graph does not give the module's output: "
@@ -119,23 +140,41 @@ def _compare(
             return
         if not output.requires_grad:
             return
-        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(
-            output.device
-        )
+        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+        weights = weights.to(output.device)
         with _breaks_off("A304", "autograd does not differentiate the forward"):
             ours = _gradients(values, weights, parameters)
             theirs = _gradients(output, weights, parameters)
+            scaled = _gradients(output, weights * SCALE, parameters)
     for name in parameters:
         scale = max(float(theirs[name].abs().max()), float(ours[name].abs().max()), 1e-30)
         gap = float((theirs[name] - ours[name]).abs().max()) / scale
-        if not gap <= tolerance:
+        bend = float((theirs[name] - scaled[name] / SCALE).abs().max()) / scale
+        if not max(gap, bend) <= GRADIENT_ULPS * eps:
             yield Objection(
                 "A304",
                 "the gradient that descent follows is not the derivative of the forward map",
                 module=name.rpartition(".")[0],
-                numbers={"parameter": name, "relative difference": gap},
+                numbers={"parameter": name, "relative difference": max(gap, bend)},
             )
             return
+
+
+def _run(problem: Problem, parameters: Mapping[str, Tensor]) -> Generator[Objection, None, Tensor]:
+    """The module's output, and what its forward was seen to do."""
+    with saved_tensor_hooks() as saved, Watch(parameters.values()) as watch:
+        output: Tensor = select(problem, problem.module(*problem.inputs, **problem.keywords))
+    for name in watch.stopped:
+        yield Objection(
+            "A301", f"the gradient of a value that depends on parameters is stopped ({name})"
+        )
+    for name in watch.taken:
+        yield Objection(
+            "A902", f"a number is taken out of a value that depends on parameters ({name})"
+        )
+    for name in [*watch.hooks, *saved]:
+        yield Objection("A303", f"the forward sets a hook ({name}) that can change the gradient")
+    return output
 
 
 def _differentiated(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -194,18 +233,3 @@ def _hooks(root: nn.Module) -> Iterator[Objection]:
             yield Objection(
                 "A303", f"parameter {name} has a gradient hook", module=name.rpartition(".")[0]
             )
-
-
-class _HookWatch(TorchFunctionMode):
-    """Sees a forward register gradient hooks on tensors."""
-
-    _WATCHED = (torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._WATCHED:
-            self.seen.add(func.__name__)
-        return func(*args, **(kwargs or {}))

@@ -44,7 +44,8 @@ def test_every_domain_has_a_rule_for_every_kind() -> None:
         found = [c for sub in cls.__subclasses__() for c in concrete(sub)]
         return [*found, *([] if cls.__abstractmethods__ else [cls])]  # type: ignore[attr-defined]
 
-    import blockframe.analysis  # noqa: F401 (loads the domains)
+    import blockframe.analysis
+    import blockframe.domains.growth  # noqa: F401 (loads the domains)
 
     assert {d.__name__ for d in concrete(Domain)} == {
         "Dependence",

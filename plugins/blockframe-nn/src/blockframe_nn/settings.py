@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from attrs import Attribute, evolve, field, fields, frozen
 
 from blockframe.errors import SpecError
-from blockframe.naming import suggestion
+from blockframe.naming import nearest
 from blockframe_nn.activations import ACTIVATIONS
 
 
@@ -88,9 +88,11 @@ def read(defaults: T, values: Mapping[str, Any], spec: str) -> T:
     known = {f.name: f for f in fields(type(defaults))}
     for name, value in values.items():
         if name not in known:
+            close = nearest(name, known)
             raise SpecError(
                 f"{spec} has no setting '{name}'",
-                f"{suggestion(name, known)} It has {', '.join(known)}.",
+                (f"Did you mean {', '.join(close)}? " if close else "")
+                + f"It has {', '.join(known)}.",
             )
         wanted = _wanted(known[name], value)
         if wanted:

@@ -29,17 +29,18 @@ RUN: dict[str, Any] = {
 
 @frozen
 class Architecture:
-    """A configuration and the class that is built from it."""
+    """A configuration and the class that is built from it.
+
+    ``remedy``: what to look at where the configuration makes no model.
+    """
 
     task: str
     config: PreTrainedConfig
     kind: type[PreTrainedModel]
-
-    def with_config(self, config: PreTrainedConfig) -> Architecture:
-        return Architecture(self.task, config, self.kind)
+    remedy: str = ""
 
 
-def architecture(config: PreTrainedConfig, spec: str) -> Architecture:
+def architecture(config: PreTrainedConfig, spec: str, remedy: str = "") -> Architecture:
     """What is built from ``config``: the class it names if it has a task, else the first task's.
 
     Of a model that also sees or hears, the language part is taken where that is a model of its own.
@@ -59,7 +60,7 @@ def architecture(config: PreTrainedConfig, spec: str) -> Architecture:
                 kind = getattr(transformers, name)
             # A class can be that of a part: the decoder, the language model.
             inner = [c for c in parts(config).values() if type(c) is kind.config_class]
-            return Architecture(task, inner[0] if inner else config, kind)
+            return Architecture(task, inner[0] if inner else config, kind, remedy)
     raise SpecError(
         f"{spec} is no language model and no image classifier (model type {config.model_type})",
         "blockframe plugins list shows what can be resolved.",
@@ -76,7 +77,7 @@ def on_meta(arch: Architecture, spec: str) -> PreTrainedModel:
         SpecError: the configuration makes no model.
     """
     # Filling weights that hold no numbers is most of the time of building; tying comes with it.
-    with _building(spec), torch.device("meta"), no_init_weights():
+    with _building(arch, spec), torch.device("meta"), no_init_weights():
         model = _construct(arch)
     model.tie_weights()
     return model
@@ -88,9 +89,14 @@ def random(arch: Architecture, seed: int, spec: str) -> PreTrainedModel:
     Raises:
         SpecError: the configuration makes no model.
     """
-    with _building(spec), torch.random.fork_rng(devices=()):
+    with _building(arch, spec), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return _construct(arch)
+
+
+def has_safetensors(directory: Path) -> bool:
+    """Whether there are weights in ``directory`` that can be read without unpickling."""
+    return any(directory.glob("*.safetensors"))
 
 
 def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
@@ -99,9 +105,10 @@ def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
     Raises:
         InputError: there are none, or they do not fit.
     """
-    if not list(directory.glob("*.safetensors")):
+    if not has_safetensors(directory):
         raise InputError(
-            f"{spec} holds no weights in safetensors", "Convert them; nothing else is read."
+            f"{spec} holds no weights in safetensors, and nothing else is read",
+            "Convert them: load the model with transformers, then model.save_pretrained(DIR).",
         )
     with foreign(lambda why: InputError(f"{spec} cannot be loaded ({why})", _WEIGHTS)):
         loaded: Any = arch.kind.from_pretrained(
@@ -114,13 +121,17 @@ def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
             **RUN,
         )
     model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(f"the weights in {spec} lack {missing[0]}{others}", _WEIGHTS)
+    for which, verb in (("missing_keys", "lack"), ("unexpected_keys", "also hold")):
+        if names := sorted(info[which]):
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"the weights in {spec} {verb} {names[0]}{others}", _WEIGHTS)
     return cast(PreTrainedModel, model.eval())
 
 
-_WEIGHTS = "They must be the complete weights of the model that config.json describes."
+_WEIGHTS = (
+    "They must be the weights of the model that config.json and --set describe; "
+    "a directory with nothing but a config.json starts from random ones."
+)
 
 
 def check_memory(model: PreTrainedModel, spec: str) -> None:
@@ -138,9 +149,8 @@ def check_memory(model: PreTrainedModel, spec: str) -> None:
         )
 
 
-def _building(spec: str) -> AbstractContextManager[None]:
-    remedy = "Put it right with --set; the defaults of some types alone make no model."
-    return foreign(lambda why: SpecError(f"{spec} cannot be built ({why})", remedy))
+def _building(arch: Architecture, spec: str) -> AbstractContextManager[None]:
+    return foreign(lambda why: SpecError(f"{spec} cannot be built ({why})", arch.remedy))
 
 
 def _construct(arch: Architecture) -> PreTrainedModel:

@@ -38,7 +38,7 @@ def configuration(spec: str, settings: Mapping[str, Any]) -> PreTrainedConfig:
         settings: attribute → value; ``text_config.hidden_size`` reaches into a part.
 
     Raises:
-        SpecError: no such model type, an unreadable file, an unknown attribute, a wrong value.
+        SpecError: no such model type, an unreadable file, an unknown setting, a wrong value.
     """
     directory = Path(spec)
     values: dict[str, Any] = {}
@@ -84,7 +84,7 @@ def _check(config: PreTrainedConfig, name: str, value: Any, spec: str) -> None:
         inner = [k for k in known if k.endswith(f".{name}")]
         if inner:
             remedy = f"Did you mean {', '.join(inner)}?"
-        raise SpecError(f"{spec} has no attribute '{name}'", remedy)
+        raise SpecError(f"{spec} has no setting '{name}'", remedy)
     default = vars(config).get(config.attribute_map.get(name, name))
     if isinstance(default, str) and default in ACT2FN and str(value) not in ACT2FN:
         raise SpecError(f"there is no activation '{value}'", suggestion(str(value), ACT2FN))

@@ -50,11 +50,20 @@ def is_ours(spec: str) -> bool:
     """Whether ``spec`` is a model type or a directory with a ``config.json``.
 
     Raises:
-        SpecError: it looks like an id on the hub, from where nothing is fetched.
+        SpecError: it is spelt as a directory that there is not, or that has no ``config.json``; or
+            it looks like an id on the hub, from where nothing is fetched.
     """
-    if spec in model_types() or (Path(spec) / "config.json").is_file():
+    path = Path(spec)
+    if spec in model_types() or (path / "config.json").is_file():
         return True
-    if HUB_ID.fullmatch(spec) and not Path(spec).exists() and not spec.endswith(".py"):
+    if "/" in spec and path.is_dir():
+        raise SpecError(
+            f"the directory {spec} has no config.json",
+            "Give one that save_pretrained of transformers wrote.",
+        )
+    if spec.startswith(("./", "../", "/")) and not path.exists():
+        raise SpecError(f"there is no directory {spec}", "Check its name.")
+    if HUB_ID.fullmatch(spec) and not path.exists() and not spec.endswith(".py"):
         raise SpecError(
             f"'{spec}' would have to be downloaded, and blockframe downloads nothing",
             "Give a local directory with its config.json, or a model type (gpt2, llama, bert).",

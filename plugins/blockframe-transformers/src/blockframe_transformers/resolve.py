@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from attrs import evolve
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as their_logging
 
 from blockframe.errors import SpecError
 from blockframe.foreign import foreign
-from blockframe.initialize import initialize
+from blockframe.initialize import DEFAULT, initialize
 from blockframe.problem import Problem, Request
 from blockframe_transformers import build, tasks
 from blockframe_transformers.build import Architecture
@@ -40,12 +41,13 @@ def resolve(spec: str, request: Request) -> Problem:
 
 
 def _resolve(spec: str, request: Request) -> Problem:
-    arch = build.architecture(configuration(spec, request.settings), spec)
+    arch = build.architecture(configuration(spec, request.settings), spec, _remedy(spec, request))
     full = build.on_meta(arch, spec)
     shapes = tasks.shapes(arch.task, full)
     if request.full or sum(p.numel() for p in full.parameters()) <= SMALL:
         build.check_memory(full, spec)
-        return _problem(spec, arch, _weights(spec, arch, request), request)
+        model, weights = _weights(spec, arch, request)
+        return _problem(spec, arch, model, weights, request)
     proxy, note = _proxy(spec, arch, _kinds(full), request)
     return Problem(
         full,
@@ -73,10 +75,35 @@ def _quiet() -> Iterator[None]:
             their_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _weights(spec: str, arch: Architecture, request: Request) -> PreTrainedModel:
-    if request.full and Path(spec).is_dir():
-        return build.stored(arch, Path(spec), spec)
-    return build.random(arch, request.seed, spec)
+def _remedy(spec: str, request: Request) -> str:
+    """What to do where the configuration makes no model."""
+    if request.settings:
+        return "Look at the values given with --set."
+    if Path(spec).is_dir():
+        return "Look at its config.json, or put it right with --set."
+    return "Put it right with --set; the defaults of some types alone make no model."
+
+
+def _weights(spec: str, arch: Architecture, request: Request) -> tuple[PreTrainedModel, str]:
+    """The model at full size, and where its weights are from, in words.
+
+    Raises:
+        SpecError: weights are stored, and others are asked for.
+        InputError: what is stored does not fit, or cannot be read.
+    """
+    directory = Path(spec)
+    if not directory.is_dir() or not (request.full or build.has_safetensors(directory)):
+        return build.random(arch, request.seed, spec), _drawn(request)
+    if request.init != DEFAULT:
+        raise SpecError(
+            f"{spec} has weights of its own, and --init {request.init} would draw others",
+            "Leave out --init, or give a directory with nothing but the config.json.",
+        )
+    return build.stored(arch, directory, spec), f"weights of {spec}"
+
+
+def _drawn(request: Request) -> str:
+    return f"weights drawn at random ({request.init}, seed {request.seed})"
 
 
 def _proxy(
@@ -92,7 +119,7 @@ def _proxy(
             config = _small(spec, arch, copies)
             if arch.task == "image":
                 config.num_labels = tasks.pictures(request)[0].classes or 1
-            small = arch.with_config(config)
+            small = evolve(arch, config=config)
             shapes = build.on_meta(small, spec)
             if shapes.num_parameters() > SMALL:
                 why = why or f"its smallest form has more than {SMALL:,} parameters"
@@ -102,7 +129,7 @@ def _proxy(
                 continue
             model = build.random(small, request.seed, spec)
             note = _differences(arch.config, config)
-            return _problem(spec, small, model, request, note), note
+            return _problem(spec, small, model, _drawn(request), request, note), note
         except SpecError as error:
             why = why or error.message
     return None, f"no proxy: {why}"
@@ -120,9 +147,14 @@ def _small(spec: str, arch: Architecture, copies: int) -> PreTrainedConfig:
 
 
 def _problem(
-    spec: str, arch: Architecture, model: PreTrainedModel, request: Request, note: str = ""
+    spec: str,
+    arch: Architecture,
+    model: PreTrainedModel,
+    weights: str,
+    request: Request,
+    note: str = "",
 ) -> Problem:
-    """The problem of a model that has weights.
+    """The problem of a model that has weights; ``weights``: which, in words.
 
     Raises:
         SpecError: it does not run, or does not answer with finite logits for every target.
@@ -148,7 +180,7 @@ def _problem(
         keywords=keywords,
         output="logits",
         spec=spec,
-        data=batch.words,
+        data=f"{batch.words}; {weights}",
         note=note,
     )
 
@@ -163,7 +195,7 @@ def _differences(large: PreTrainedConfig, small: PreTrainedConfig) -> str:
         ("{} of {} experts", ("num_experts", "num_local_experts", "n_routed_experts")),
         ("vocabulary {} of {}", ("vocab_size",)),
         ("pictures of {} of {} pixels a side", ("image_size",)),
-        ("{} of {} labels", ("num_labels",)),
+        ("{} labels instead of {}", ("num_labels",)),
     ):
         for name in names:
             old, new = (getattr(_part(c), name, None) for c in (large, small))

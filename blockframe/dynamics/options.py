@@ -1,0 +1,123 @@
+"""How a run of gradient descent is to go, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from attrs import frozen
+
+from blockframe import checks
+from blockframe.dynamics.arithmetic import Arithmetic
+from blockframe.dynamics.ending import NetworkError
+from blockframe.dynamics.losses import LOSSES, Loss
+from blockframe.dynamics.objective import Objective
+from blockframe.dynamics.probes import PROBES, Probe
+from blockframe.errors import InputError, PluginError
+from blockframe.foreign import foreign, out_of_memory
+from blockframe.naming import lookup
+from blockframe.problem import Problem
+
+AUTO = "auto"
+
+Probes = Iterable[str | Probe | type[Probe]]
+
+
+@frozen(eq=False)
+class Options:
+    """What `blockframe.dynamics.descent.descend` is told, beside the problem.
+
+    Attributes:
+        lr: η, or None to choose it.
+        steps: how many are taken.
+        probes: what observes them, by name.
+        losses: those that a problem can name.
+    """
+
+    lr: float | None
+    steps: int
+    probes: dict[str, Probe]
+    losses: Mapping[str, Loss]
+    arithmetic: Arithmetic
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        lr: float | str = AUTO,
+        steps: int = 20,
+        probes: Probes = (),
+        known: Mapping[str, type[Probe]] | None = None,
+        losses: Mapping[str, Loss] | None = None,
+        device: str | None = AUTO,
+        dtype: str | None = None,
+        seed: int = 0,
+    ) -> Options:
+        """Arguments are those of `blockframe.dynamics.descent.descend`.
+
+        Raises:
+            InputError: one has no meaning.
+            PluginError: a probe cannot be made.
+        """
+        automatic = isinstance(lr, str) and lr == AUTO
+        rate = None if automatic else checks.positive(lr)
+        if rate is None and not automatic:
+            raise InputError(f"lr must be positive and finite, or 'auto', not {lr!r}", "Try auto.")
+        return cls(
+            lr=rate,
+            steps=checks.whole("steps", steps, 0),
+            probes=_probes(probes, known or {p.name: p for p in PROBES}),
+            losses=losses or {loss.name: loss for loss in LOSSES},
+            arithmetic=Arithmetic.named(device, dtype),
+            seed=checks.seed(seed),
+        )
+
+    def objective(
+        self, problem: Problem, blocks: Mapping[str, tuple[str, ...]] | None = None
+    ) -> Objective:
+        """The loss of ``problem`` as a function of θ.
+
+        Raises:
+            InputError: see `Objective.of`; or there is no such loss.
+        """
+        loss = lookup("loss", problem.loss, self.losses)
+        return Objective.of(problem, loss, self.arithmetic, blocks=blocks, seed=self.seed)
+
+    def try_on(self, problem: Problem) -> None:
+        """Evaluate the loss of ``problem`` once, to see that outputs, targets and loss fit.
+
+        That the network itself does not run here, or not in this memory, is no answer to that; the
+        run will say so.
+
+        Raises:
+            InputError: they do not fit, or there is nothing to train.
+            PluginError: a contributed loss fails.
+        """
+        try:
+            objective = self.objective(problem)
+            objective(objective.start)
+        except NetworkError:
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+
+
+def _probes(probes: Probes, known: Mapping[str, type[Probe]]) -> dict[str, Probe]:
+    if isinstance(probes, str) or not isinstance(probes, Iterable):
+        raise InputError(f"probes must be a list, not {probes!r}", "Write [name].")
+    found: dict[str, Probe] = {}
+    for item in probes:
+        probe = lookup("probe", item, known) if isinstance(item, str) else item
+        instance = _made(probe) if isinstance(probe, type) else probe
+        if not isinstance(instance, Probe):
+            raise InputError(
+                f"{instance!r} is not a probe", "Give a name, a Probe class or a Probe."
+            )
+        found[instance.name] = instance
+    return found
+
+
+def _made(probe: type[Probe]) -> Probe:
+    with foreign(lambda what: PluginError(f"{probe.__name__}() failed: {what}")):
+        return probe()

@@ -1,0 +1,101 @@
+"""What a forward does that its traced graph does not show, seen by running it.
+
+A mode that sees every call of the torch API follows which values depend on parameters, and
+reports where their gradient is stopped, a number is taken out of them, or a hook is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+_HOOKS = {"register_hook", "register_post_accumulate_grad_hook"}
+_TAKEN_OUT = {
+    "__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "tolist", "numpy",
+    "is_nonzero", "equal", "allclose", "__contains__",
+}  # fmt: skip
+_OF_SHAPE = {
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like",
+    "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided",
+}  # fmt: skip
+
+
+class Watch(TorchFunctionMode):
+    """Records, by name of the torch function: gradients that stop, numbers that are taken out of
+    varying values, and hooks that are registered. Works where gradients are recorded."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__()
+        # Kept alive, so that no id is used twice while the forward runs.
+        self.varying: dict[int, Tensor] = {id(p): p for p in parameters if p.requires_grad}
+        self.chosen: dict[int, Tensor] = {}  # piecewise constant: masks, positions
+        self.stopped: dict[str, None] = {}
+        self.taken: dict[str, None] = {}
+        self.hooks: dict[str, None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = _name(func)
+        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        varying = any(id(t) in self.varying or t.requires_grad for t in tensors)
+        if name in _HOOKS:
+            self.hooks[name] = None
+        chosen = any(id(t) in self.chosen for t in tensors)
+        if (varying or chosen) and name in _TAKEN_OUT:
+            self.taken[name] = None
+        result = func(*args, **(kwargs or {}))
+        if varying and name not in _OF_SHAPE:
+            self._follow(name, args, result)
+        elif chosen:
+            values = pytree.tree_leaves(result)
+            self.chosen |= {id(v): v for v in values if isinstance(v, Tensor)}
+        return result
+
+    def _follow(self, name: str, args: Any, result: Any) -> None:
+        values = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+        if (name.endswith("_") and not name.endswith("__")) or name == "__setitem__":
+            written = args[0] if args and isinstance(args[0], Tensor) else None
+            if written is not None:
+                values.append(written)
+                if not torch.is_grad_enabled():
+                    self.stopped[f"{name} where gradients are off"] = None
+        for value in values:
+            if value.dtype.is_floating_point or value.dtype.is_complex:
+                self.varying[id(value)] = value
+                if not value.requires_grad:
+                    self.stopped[name] = None
+            else:
+                self.chosen[id(value)] = value
+
+
+def _name(func: Any) -> str:
+    """``exp``; of an attribute's getter (``Tensor.data.__get__``) the attribute."""
+    name = getattr(func, "__name__", "")
+    if name in ("__get__", "__set__"):
+        return getattr(getattr(func, "__self__", None), "__name__", name)
+    return name
+
+
+@contextmanager
+def saved_tensor_hooks() -> Iterator[list[str]]:
+    """The names of saved-tensor hooks that are entered; those of activation checkpoints, which
+    recompute and change nothing, do not count."""
+    seen: list[str] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    enter = hooks.__enter__
+
+    def watched(self: Any) -> Any:
+        if type(self).__module__ != "torch.utils.checkpoint":
+            seen.append(type(self).__name__)
+        return enter(self)
+
+    hooks.__enter__ = watched  # type: ignore[method-assign]
+    try:
+        yield seen
+    finally:
+        hooks.__enter__ = enter  # type: ignore[method-assign]
