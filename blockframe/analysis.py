@@ -17,9 +17,11 @@ from blockframe.domains.constants import fold
 from blockframe.domains.dependence import dependence
 from blockframe.domains.range import Range, ranges
 from blockframe.errors import InputError
+from blockframe.foreign import foreign
 from blockframe.graph.capture import run_forward
 from blockframe.graph.graph import Graph
-from blockframe.graph.guard import Objection, objections
+from blockframe.graph.guard import Objection, left_behind, objections
+from blockframe.graph.watch import changed, state
 from blockframe.problem import Problem
 
 
@@ -54,10 +56,10 @@ class Analysis:
             InputError, CaptureError: see `BlockChain.of`.
         """
         if problem.has_weights:
-            exact = precise(problem)
+            exact, left = precise(problem)
             chain = cut(BlockChain.of(exact, catalogue))
             found = objections(exact, chain.graph, original=problem.module)
-            return cls(chain, objections=tuple(found))
+            return cls(chain, objections=(*left_behind(left), *found))
         chain = cut(BlockChain.of(problem, catalogue))
         if problem.proxy is None:
             return cls(chain)
@@ -125,17 +127,20 @@ class Analysis:
         ]
 
 
-def precise(problem: Problem) -> Problem:
+def precise(problem: Problem) -> tuple[Problem, list[str]]:
     """``problem`` in float64, on a copy; itself where that cannot be: the module cannot be copied,
     or it asks for a precision of its own in a way that does not let it run in another.
+
+    Also the attributes of the module that its first forward changed.
 
     Raises:
         InputError: the forward does not run in its own precision either.
     """
     try:
-        module = copy.deepcopy(problem.module).double()
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError, copy.Error):
-        return problem
+        with foreign(InputError):
+            module = copy.deepcopy(problem.module).double()
+    except InputError:
+        return problem, _first_run(problem)
     exact = evolve(
         problem,
         module=module,
@@ -143,11 +148,15 @@ def precise(problem: Problem) -> Problem:
         keywords={k: _double(v) for k, v in problem.keywords.items()},
     )
     try:
-        run_forward(exact, grad=True)
+        return exact, _first_run(exact)
     except InputError:
-        run_forward(problem, grad=True)
-        return problem
-    return exact
+        return problem, _first_run(problem)
+
+
+def _first_run(problem: Problem) -> list[str]:
+    before = state(problem.module)
+    run_forward(problem, grad=True)
+    return changed(before, state(problem.module))
 
 
 def _double(value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from blockframe import checks
 from blockframe.analysis import Analysis
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.blocks import Block, BlockChain
@@ -17,7 +18,7 @@ from blockframe.contract.contract import Contract
 from blockframe.contract.descent import descent_claim
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.probes import Probe
-from blockframe.dynamics.run import trajectory
+from blockframe.dynamics.run import observe, run_options
 from blockframe.errors import CaptureError, InputError
 from blockframe.plugins import Registry, core_version, load_plugins
 from blockframe.problem import Problem, Request
@@ -54,8 +55,9 @@ def load(
         InputError: data, loss or target do not fit.
         PluginError: a plugin broke off.
     """
+    registry = _known(registry)
     request = Request(
-        settings=settings or {},
+        settings={} if settings is None else settings,
         data=data,
         loss=loss,
         init=init,
@@ -63,7 +65,7 @@ def load(
         seed=seed,
         full=full,
     )
-    return as_problem(target, request, registry or load_plugins())
+    return as_problem(target, request, registry)
 
 
 def chain(target: object, *, registry: Registry | None = None, **options: Any) -> BlockChain:
@@ -73,7 +75,7 @@ def chain(target: object, *, registry: Registry | None = None, **options: Any) -
         CaptureError: the forward is not one traced function.
         SpecError, InputError, PluginError: see `load`.
     """
-    registry = registry or load_plugins()
+    registry = _known(registry)
     problem = load(target, registry=registry, **options)
     return _cut(registry)(BlockChain.of(problem, Catalogue.of(registry.atoms())))
 
@@ -84,7 +86,7 @@ def descend(
     lr: float | str = "auto",
     steps: int = 20,
     probes: Iterable[str | Probe | type[Probe]] = (),
-    device: str = "auto",
+    device: str | None = "auto",
     dtype: str | None = None,
     seed: int = 0,
     registry: Registry | None = None,
@@ -101,7 +103,7 @@ def descend(
     """
     from blockframe.dynamics.descent import descend as run
 
-    registry = registry or load_plugins()
+    registry = _known(registry)
     problem = load(target, seed=seed, registry=registry, **options)
     return run(
         _runnable(problem), lr=lr, steps=steps, probes=probes, known=registry.probes(),
@@ -119,7 +121,7 @@ def certify(
     data: str | None = None,
     init: str = "default",
     settings: Mapping[str, Any] | None = None,
-    device: str = "auto",
+    device: str | None = "auto",
     dtype: str | None = None,
     seed: int = 0,
     full: bool = False,
@@ -142,14 +144,22 @@ def certify(
         SpecError, InputError, PluginError: as of `load` and `descend`. A network that cannot be
             traced is no error: its certificate says UNKNOWN, and why.
     """
-    progress = progress or Silence()
-    registry = registry or load_plugins()
+    progress = _listening(progress)
+    registry = _known(registry)
+    checks.flag("static_only", static_only)
+    options = run_options(
+        lr=lr, steps=steps, probes=probes, known=registry.probes(), losses=registry.losses(),
+        device=device, dtype=dtype, seed=seed,
+    )  # fmt: skip
     progress.stage("resolving")
     problem = load(
         target, settings=settings, data=data, loss=loss, init=init, samples=samples, seed=seed,
         full=full, registry=registry,
     )  # fmt: skip
     contract = Contract.of(registry.clauses())
+    observed = not static_only and _has_data(problem)
+    if observed:
+        options.try_on(_runnable(problem))
     progress.stage("tracing")
     try:
         analysis = Analysis.of(problem, Catalogue.of(registry.atoms()), _cut(registry))
@@ -159,15 +169,42 @@ def certify(
     progress.stage("deciding the contract")
     claims = contract.decide(analysis)
     run = None
-    if not static_only and _has_data(problem):
+    if observed:
         measured = analysis.measured or analysis
-        run = trajectory(
-            _runnable(problem), _parameters(measured.chain), lr=lr, steps=steps, probes=probes,
-            known=registry.probes(), losses=registry.losses(), device=device, dtype=dtype,
-            seed=seed, scale="full" if problem.has_weights else "proxy", progress=progress,
+        run = observe(
+            _runnable(problem), options, _parameters(measured.chain),
+            scale="full" if problem.has_weights else "proxy", progress=progress,
         )  # fmt: skip
         claims = [*claims, descent_claim(run)]
     return _assembled(_subject(problem, analysis), claims, run)
+
+
+def _known(registry: Registry | None) -> Registry:
+    """The plugins to use.
+
+    Raises:
+        InputError: ``registry`` is none.
+    """
+    if registry is None:
+        return load_plugins()
+    if not isinstance(registry, Registry):
+        raise InputError(f"registry is {registry!r}", "Give what load_plugins() returns, or None.")
+    return registry
+
+
+def _listening(progress: Progress | None) -> Progress:
+    """``progress``, or silence.
+
+    Raises:
+        InputError: it has not the methods of `Progress`.
+    """
+    if progress is None:
+        return Silence()
+    if not all(callable(getattr(progress, method, None)) for method in ("stage", "step")):
+        raise InputError(
+            f"progress is {progress!r}", "Give an object with stage() and step(), or None."
+        )
+    return progress
 
 
 def _cut(registry: Registry) -> Callable[[BlockChain], BlockChain]:

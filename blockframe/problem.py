@@ -180,10 +180,10 @@ def _check_plain(keywords: Mapping[str, Any]) -> None:
 
 
 def _check_initialized(module: nn.Module) -> None:
-    from torch.nn.parameter import UninitializedTensorMixin
+    from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(tensor, UninitializedTensorMixin):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise InputError(
                 f"{name} of the {type(module).__name__} is not initialized: a lazy layer has no "
                 "shape before its first call",

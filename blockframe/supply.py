@@ -12,6 +12,7 @@ from attrs import evolve
 
 from blockframe.data import RANDOM, Samples, find
 from blockframe.errors import InputError
+from blockframe.foreign import foreign
 from blockframe.initialize import DEFAULT, initialize
 from blockframe.problem import Problem, Request
 
@@ -33,7 +34,11 @@ def supply(problem: Problem, request: Request) -> Problem:
     if request.loss is not None:
         problem = evolve(problem, loss=request.loss)
     if request.init != DEFAULT:
-        module = copy.deepcopy(problem.module)
+        name = type(problem.module).__name__
+        with foreign(
+            lambda what: InputError(f"{name} cannot be copied: {what}", "Make copy.deepcopy work.")
+        ):
+            module = copy.deepcopy(problem.module)
         initialize(module, request.init, request.seed)
         problem = evolve(problem, module=module)
     if request.data == RANDOM:
@@ -114,7 +119,18 @@ def _output(problem: Problem) -> Tensor:
     Raises:
         InputError: its forward raises, or the output is not one tensor.
     """
+    import torch
+
     from blockframe.graph.capture import run_forward, select
 
-    output: Tensor = select(problem, run_forward(problem))
-    return output
+    name = type(problem.module).__name__
+    with foreign(  # what is no Exception: SystemExit
+        lambda what: InputError(f"the forward of {name} raised {what}", "It must return a tensor.")
+    ):
+        output = select(problem, run_forward(problem, grad=True))
+    if not isinstance(output, torch.Tensor):
+        raise InputError(
+            f"the output of {name} is a {type(output).__name__}, not a tensor",
+            "Say which part of what forward returns is its output: Problem(..., output=...).",
+        )
+    return output.detach()

@@ -64,7 +64,8 @@ class Trajectory:
     """One run of gradient descent.
 
     ``series`` maps a probe's name to one number per iterate; None where the quantity does not
-    exist (the step that leads to iterate 0) or was not finite. ``ended``: "completed", or why not.
+    exist (the step that leads to iterate 0) or was not finite. ``ended``: "completed", or why not
+    (`blockframe.dynamics.ending`).
     """
 
     lr: float

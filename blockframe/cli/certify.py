@@ -13,6 +13,7 @@ import click
 from blockframe.cli.options import learning_rate, output_format, registry, settings
 from blockframe.cli.output import complain, emit, page
 from blockframe.cli.progress import progress
+from blockframe.cli.signals import held
 from blockframe.errors import CertificateError, Exit
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def certify(spec: str, out: Path | None, format_: str, **options: Any) -> int:
     """  # fmt: skip
     import blockframe
     from blockframe.certificate.store import file_name, prepare
+    from blockframe.dynamics.ending import was_interrupted
     from blockframe.naming import lookup
 
     path = prepare(out) / file_name(spec) if out else None
@@ -93,12 +95,13 @@ def certify(spec: str, out: Path | None, format_: str, **options: Any) -> int:
     # What a user's model prints must not end up in the document on stdout.
     with progress() as working, redirect_stdout(sys.stderr):
         certificate = blockframe.certify(spec, registry=plugins, progress=working, **options)
-    saved, failure = _save(certificate, path)
+    with held():
+        saved, failure = _save(certificate, path)
     emit(renderer.render(certificate, page(saved)))
     if failure is not None:
         raise failure
     trajectory = certificate.trajectory
-    if trajectory is not None and trajectory.ended.startswith("interrupted"):
+    if trajectory is not None and was_interrupted(trajectory.ended):
         return Exit.INTERRUPTED
     return Exit[certificate.verdict.value]
 

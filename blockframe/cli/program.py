@@ -11,9 +11,11 @@ import click
 
 from blockframe.cli.certify import certify
 from blockframe.cli.chain import chain
-from blockframe.cli.output import complain
+from blockframe.cli.output import complain, open_streams, tell
 from blockframe.cli.plugins import plugins
+from blockframe.cli.signals import asking
 from blockframe.errors import BlockframeError, Exit
+from blockframe.foreign import out_of_memory
 
 CRASHED = 70
 """Exit code of a bug (EX_SOFTWARE): a crash must not look like REFUTED, which is 1."""
@@ -26,7 +28,10 @@ class Program(click.Group):
         click_main: Callable[..., Any] = super().main
         if not standalone_mode:
             return click_main(*args, standalone_mode=False, **extra)
-        sys.exit(_exit_code(lambda: click_main(*args, standalone_mode=False, **extra)))
+        open_streams()
+        with asking() as asked:
+            code = _exit_code(lambda: click_main(*args, standalone_mode=False, **extra))
+        sys.exit(asked.code or code if code == Exit.INTERRUPTED else code)
 
 
 def _exit_code(run: Callable[[], Any]) -> int:
@@ -36,7 +41,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
         complain(str(error))
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        tell(error.format_message() + "\n")
     except click.ClickException as error:
         command = (
             error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
@@ -45,12 +50,13 @@ def _exit_code(run: Callable[[], Any]) -> int:
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted.")
         return Exit.INTERRUPTED
-    except MemoryError:
-        complain("out of memory. Try --samples with a smaller number, or --static-only.")
     except OSError as error:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
-    except Exception:  # noqa: BLE001 - not swallowed: shown whole, with a code of its own
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - not swallowed: shown whole, with its own code
+        if out_of_memory(error):
+            complain("out of memory. Try --samples with a smaller number, or --static-only.")
+            return Exit.USAGE
+        tell(traceback.format_exc())
         complain("this is a bug in blockframe or in a plugin; please report the lines above.")
         return CRASHED
     return Exit.USAGE
@@ -68,7 +74,7 @@ def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 CERTIFIED, 1 REFUTED, 2 usage or input error, 3 INCONCLUSIVE, "
-    "130 interrupted.",
+    "130 interrupted, 128 + N ended by signal N.",
 )  # fmt: skip
 @click.option(
     "--version",

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
 from blockframe.dynamics.ending import COMPLETED, was_not_finite
 from blockframe.dynamics.inequalities import DESCENT, MONOTONE, NORMS, PER_STEP, STABILITY
+
+if TYPE_CHECKING:
+    from blockframe.problem import Problem
+
+SHARPNESS = "η·λ/2 (sharpness)"
+CURVATURE = "η·Λ/2 (largest curvature of the step)"
+"""What must stay below 1, as findings and reports call it: λ at an iterate, Λ on a step."""
+
+AS_GIVEN = "as given"
+"""``Trajectory.lr_rule`` where the learning rate was not found by ``auto``."""
 
 VIOLATED = "D401"
 NOT_FINITE = "D402"
@@ -43,6 +53,15 @@ def descent_claim(trajectory: Trajectory) -> Claim:
     return _claim(trajectory, Verdict.HOLDS, _holds(trajectory), _sharp(trajectory))
 
 
+def no_descent_claim(problem: Problem) -> Claim:
+    """Clause ``descent`` where gradient descent cannot run on ``problem``: UNKNOWN, and why."""
+    if problem.runnable is None:
+        why = f"the problem has no weights ({problem.note or 'no proxy'}); give --full"
+    else:
+        why = "the problem has no targets; return (module, inputs, targets), or give --data random"
+    return Claim("descent", Verdict.UNKNOWN, f"no gradient descent: {why}", subject="trajectory")
+
+
 def _claim(
     trajectory: Trajectory, verdict: Verdict, statement: str, findings: Iterable[Finding] = ()
 ) -> Claim:
@@ -66,15 +85,14 @@ def _claim(
 
 
 def _holds(trajectory: Trajectory) -> str:
-    count = trajectory.completed
-    where = "the sharpness at both ends of the step and the directional smoothness along it"
-    if _sharp(trajectory):
-        where += ", the latter alone where the sharpness exceeds 2/η"
     return (
-        f"along {count} step{'s' if count > 1 else ''} from this start the loss fell at every step "
-        f"and L_(k+1) ≤ L_k − η(1 − ηΛ_k/2)‖∇L_k‖² with ηΛ_k < 2; Λ_k: {where}, as measured; "
-        "no bound of the Hessian over the whole segment"
+        f"the loss fell on {_steps(trajectory.completed)} as in docs/theory section 6; "
+        "Λ measured, no bound over the whole segment"
     )
+
+
+def _steps(count: int) -> str:
+    return f"all {count} steps" if count > 1 else "its 1 step"
 
 
 def _sharp(trajectory: Trajectory) -> list[Finding]:
@@ -87,49 +105,60 @@ def _sharp(trajectory: Trajectory) -> list[Finding]:
     return [
         Finding(
             SHARP,
-            f"η·λ/2 = {value:.4g} ≥ 1 from step {step} on at {len(steps)} of {len(stability)} "
-            "iterates: there the descent rests on the directional smoothness alone",
-            witness={"step": step, "stability": value, "lr": trajectory.lr},
+            f"{SHARPNESS} = {value:.4g} ≥ 1, first at step {step}, in all at {len(steps)} of the "
+            f"{len(stability)} iterates: there the descent rests on the directional smoothness",
+            witness={"step": step, SHARPNESS: value, "lr": trajectory.lr},
             help=f"lower --lr below 2/λ = {trajectory.lr / max(x for _, x in steps):.3g}",
         )
     ]
 
 
 def _violation(trajectory: Trajectory, i: Inequality) -> Finding:
-    witness: dict[str, Any] = {
-        "inequality": i.name,
-        "step": i.step,
-        "left": i.left,
-        "right": i.right,
-        "lr": trajectory.lr,
-    }
-    message = f"{i.name}: {i.left:.6g} > {i.right:.6g} at step {i.step}"
-    advice = "lower --lr (or take --lr auto)"
+    witness: dict[str, Any] = {"inequality": i.name, "step": i.step}
+    if i.name == STABILITY:  # its sides are no losses
+        message = f"step {i.step} is the first that is not stable"
+    else:
+        witness |= {"left": i.left, "right": i.right}
+        message = f"{i.name} first violated at step {i.step}: {i.left:.6g} > {i.right:.6g}"
+    if i.name == MONOTONE:
+        message = f"the loss first rose on step {i.step}: {i.left:.6g} > {i.right:.6g}"
+    witness["lr"] = trajectory.lr
     if i.name == NORMS:
         message += ": the update was not that of gradient descent"
         advice = "a fault of this program, not of the network: please report it"
+        return Finding(VIOLATED, message, witness=witness, help=advice)
+    limit = f"{trajectory.lr:.3g}"
     if i.name in (MONOTONE, STABILITY):
-        message = f"the loss rose on step {i.step}: {i.left:.6g} > {i.right:.6g}"
-        stability = _stability(trajectory, i.step)
-        if stability is not None and stability > 1:
-            witness["stability"] = stability
-            message += f", with η·λ/2 = {stability:.4g} > 1"
-            advice = f"lower --lr below 2/λ = {trajectory.lr / stability:.3g} (or take --lr auto)"
-    return Finding(VIOLATED, message, witness=witness, help=advice)
+        above = _above_one(trajectory, i.step)
+        witness |= above
+        if above:
+            name, value = next(iter(above.items()))
+            message += f", with {name} = {value:.4g} > 1"
+            limit = f"2/{'λ' if name == SHARPNESS else 'Λ'} = {trajectory.lr / value:.3g}"
+    return Finding(VIOLATED, message, witness=witness, help=_lower(trajectory, limit))
 
 
-def _stability(trajectory: Trajectory, step: int) -> float | None:
-    """ηλ/2 where the step begins; where it ends if only that is above 1."""
-    values = trajectory.series.get("sharpness.stability", [])[step : step + 2]
-    known = [x for x in values if x is not None]
-    return next((x for x in known if x > 1), known[0] if known else None)
+def _above_one(trajectory: Trajectory, step: int) -> dict[str, float]:
+    """Which of ηλ/2 (where the step begins, else where it ends) and ηΛ/2 exceeds 1."""
+    sharpness = trajectory.series.get("sharpness.stability", [])[step : step + 2]
+    above = [(SHARPNESS, x) for x in sharpness if x is not None and x > 1][:1]
+    for i in trajectory.inequalities:
+        if (i.name, i.step) == (STABILITY, step) and i.left > 1:
+            above.append((CURVATURE, i.left))
+    return dict(above)
+
+
+def _lower(trajectory: Trajectory, limit: str) -> str:
+    """Advice; ``limit``: the learning rate must be below it."""
+    below = f"lower --lr below {limit}"
+    return f"{below}, or take --lr auto" if trajectory.lr_rule == AS_GIVEN else below
 
 
 def _not_finite(trajectory: Trajectory) -> Finding:
     losses = trajectory.series.get("loss", [])
     finite = [x for x in losses if x is not None]
     step = len(losses) - 1
-    message, advice = trajectory.ended, "lower --lr (or take --lr auto)"
+    message, advice = trajectory.ended, _lower(trajectory, f"{trajectory.lr:.3g}")
     if step == 0:
         advice = "look at the weights and the data: the run starts there"
     elif finite:

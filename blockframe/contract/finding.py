@@ -26,6 +26,7 @@ HELP = {
     "A304": "look for a custom backward, a hook or .data on the way to this parameter",
     "A900": "teach it in three lines (docs/atoms), or install a plugin that does",
     "A902": "look for random numbers, counters or other state in the forward",
+    "A903": "keep counters, caches and other state out of the forward",
     "A904": "write that line in ordinary tensor operations",
     "A905": "check the parameters for NaN or inf, and the data",
     "A906": "give the problem real weights, or a proxy that has them (docs/proxy)",

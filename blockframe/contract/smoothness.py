@@ -106,7 +106,7 @@ class SmoothnessClause:
         return Claim(
             self.name,
             Verdict.HOLDS if holds else Verdict.UNKNOWN,
-            _statement(e) if holds else "no polynomial bound was found",
+            _statement(e) if holds else _why_not(e),
             evidence=_evidence(declared(analysis, e.block)) if holds else None,
             subject="block",
             block=e.block.name,
@@ -129,8 +129,10 @@ class SmoothnessClause:
                 why += f"; {len(additive)} of {len(branches)} residual branches bounded "
                 why += "independently of their input"
         else:
-            bad = [c for c in blocks if c.verdict is not Verdict.HOLDS]
+            bad = [e for e in envelopes if not e.jet.bounded]
             why = f"no polynomial bound found for {len(bad)} of {len(blocks)} blocks"
+            if not bad:
+                why = _NOT_THE_MODULE
         proved = not any(c.evidence is Evidence.DECLARED for c in blocks)
         kept = {(f.code, f.op, f.location, f.message): f for c in blocks for f in c.findings}
         return Claim(
@@ -150,6 +152,13 @@ def _parts(jet: Jet) -> tuple[Any, Any, Any]:
 
 def _evidence(by_word: bool) -> Evidence:
     return Evidence.DECLARED if by_word else Evidence.PROVED
+
+
+_NOT_THE_MODULE = "bounded as traced, but the traced graph does not stand for the module"
+
+
+def _why_not(e: Envelope) -> str:
+    return _NOT_THE_MODULE if e.jet.bounded else "no polynomial bound was found"
 
 
 def _statement(e: Envelope) -> str:

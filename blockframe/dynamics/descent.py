@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from blockframe.dynamics.arithmetic import Arithmetic
 from blockframe.dynamics.ending import COMPLETED, diverged, not_finite
 from blockframe.dynamics.iterate import Iterate
-from blockframe.dynamics.losses import LOSSES, Loss
-from blockframe.dynamics.objective import Objective
-from blockframe.dynamics.probes import PROBES, Probe
+from blockframe.dynamics.losses import Loss
+from blockframe.dynamics.options import AUTO, Options, Probes
+from blockframe.dynamics.probes import Probe
 from blockframe.errors import InputError
-from blockframe.naming import lookup
 from blockframe.problem import Problem
 
 FRACTION = 0.1
@@ -92,13 +90,13 @@ class Descent(Iterator[Iterate]):
 def descend(
     problem: Problem,
     *,
-    lr: float | str = "auto",
+    lr: float | str = AUTO,
     steps: int,
-    probes: Iterable[str | Probe | type[Probe]] = (),
+    probes: Probes = (),
     known: Mapping[str, type[Probe]] | None = None,
     losses: Mapping[str, Loss] | None = None,
     blocks: Mapping[str, Sequence[str]] | None = None,
-    device: str = "auto",
+    device: str | None = AUTO,
     dtype: str | None = None,
     seed: int = 0,
 ) -> Descent:
@@ -112,7 +110,7 @@ def descend(
         known: the probes that may be named, by name; the core's own by default.
         losses: the losses that ``problem.loss`` may name; the core's own by default.
         blocks: block name → names of its parameters. The others make up the block ``rest``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        device: ``auto`` (or None), ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``float64``, ``float32``, or None: the first on CPU, the second on CUDA.
         seed: of what Lanczos draws, and of a network that draws random numbers.
 
@@ -120,26 +118,26 @@ def descend(
         InputError: an option that has no meaning, or a problem that cannot be descended on.
         PluginError: a contributed loss fails.
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise InputError(f"steps must be a whole number from 0 on, not {steps!r}", "Try 20.")
-    if lr != "auto" and not _positive(lr):
-        raise InputError(f"lr must be positive and finite, or 'auto', not {lr!r}", "Try auto.")
-    chosen = _probes(probes, known or {p.name: p for p in PROBES})
-    losses = losses or {loss.name: loss for loss in LOSSES}
-    objective = Objective.of(
-        problem,
-        lookup("loss", problem.loss, losses),
-        Arithmetic.named(device, dtype),
-        blocks=blocks,
+    options = Options.of(
+        lr=lr, steps=steps, probes=probes, known=known, losses=losses, device=device, dtype=dtype,
         seed=seed,
-    )
-    expected = lr == "auto" or any(p.curvature for p in chosen.values())
-    start = Iterate(objective, objective.start, curvature_expected=expected)
-    if _positive(lr):
-        rate, rule = float(lr), "as given"
-    else:
-        rate, rule = automatic_lr(start)
-    return Descent(start, lr=rate, lr_rule=rule, steps=steps, probes=chosen)
+    )  # fmt: skip
+    return begin(start(problem, options, blocks), options)
+
+
+def start(
+    problem: Problem, options: Options, blocks: Mapping[str, Sequence[str]] | None = None
+) -> Iterate:
+    """θ_0; nothing is computed at it yet."""
+    curvature = options.lr is None or any(p.curvature for p in options.probes.values())
+    objective = options.objective(problem, blocks)
+    return Iterate(objective, objective.start, curvature_expected=curvature)
+
+
+def begin(it: Iterate, options: Options) -> Descent:
+    """The run from ``it`` on, its learning rate chosen."""
+    rate, rule = (options.lr, "as given") if options.lr is not None else automatic_lr(it)
+    return Descent(it, lr=rate, lr_rule=rule, steps=options.steps, probes=options.probes)
 
 
 def automatic_lr(it: Iterate) -> tuple[float, str]:
@@ -170,23 +168,3 @@ def automatic_lr(it: Iterate) -> tuple[float, str]:
         why = f"λ_max(θ_0) = {value:.3g} bounds no step"
         return FRACTION * excess / slope, f"{FRACTION} × (L − L_inf)/‖∇L‖² at θ_0, because {why}"
     return 1.0, "1, because the gradient is 0 at θ_0"
-
-
-def _positive(lr: object) -> bool:
-    number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
-    return number and math.isfinite(lr) and lr > 0  # type: ignore[arg-type, operator]
-
-
-def _probes(
-    probes: Iterable[str | Probe | type[Probe]], known: Mapping[str, type[Probe]]
-) -> dict[str, Probe]:
-    found: dict[str, Probe] = {}
-    for item in probes:
-        probe = lookup("probe", item, known) if isinstance(item, str) else item
-        instance = probe() if isinstance(probe, type) else probe
-        if not isinstance(instance, Probe):
-            raise InputError(
-                f"{instance!r} is not a probe", "Give a name, a Probe class or a Probe."
-            )
-        found[instance.name] = instance
-    return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from blockframe import checks
 from blockframe.dynamics.arithmetic import Arithmetic
@@ -72,8 +72,12 @@ class Options:
             seed=checks.seed(seed),
         )
 
+    def observed_by(self, probes: Iterable[type[Probe]]) -> Options:
+        """Also by ``probes``, first."""
+        return evolve(self, probes={**{p.name: p() for p in probes}, **self.probes})
+
     def objective(
-        self, problem: Problem, blocks: Mapping[str, tuple[str, ...]] | None = None
+        self, problem: Problem, blocks: Mapping[str, Sequence[str]] | None = None
     ) -> Objective:
         """The loss of ``problem`` as a function of θ.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from blockframe.certificate.model import Inequality, Trajectory
-from blockframe.dynamics.descent import Descent, descend
-from blockframe.dynamics.ending import interrupted
+from blockframe.dynamics.descent import Descent, begin, start
+from blockframe.dynamics.ending import NetworkError, failed, interrupted
+from blockframe.dynamics.ending import out_of_memory as no_memory
 from blockframe.dynamics.inequalities import Point, StepCurvature, of_run, of_step
 from blockframe.dynamics.iterate import NoSecondDerivative
+from blockframe.dynamics.options import AUTO, Options, Probes
 from blockframe.dynamics.probes import PROBES, Probe
+from blockframe.errors import BlockframeError, PluginError
+from blockframe.foreign import foreign, out_of_memory
 
 if TYPE_CHECKING:
     from blockframe.dynamics.losses import Loss
@@ -25,46 +29,82 @@ def trajectory(
     problem: Problem,
     blocks: Mapping[str, Sequence[str]] | None = None,
     *,
-    lr: float | str = "auto",
+    lr: float | str = AUTO,
     steps: int = 20,
-    probes: Iterable[str | Probe | type[Probe]] = (),
+    probes: Probes = (),
     known: Mapping[str, type[Probe]] | None = None,
     losses: Mapping[str, Loss] | None = None,
-    device: str = "auto",
+    device: str | None = AUTO,
     dtype: str | None = None,
     seed: int = 0,
     scale: str = "full",
     progress: Progress | None = None,
 ) -> Trajectory:
-    """Gradient descent with the core's probes and further ones, and docs/theory section 6 along it.
-
-    A run that diverges, meets a number that is not finite, or is interrupted from the keyboard ends
-    there; what was measured is kept and ``ended`` says why. Arguments as of `descend`, and
-    ``scale``: ``full`` or ``proxy``, which of the two ``problem`` is.
+    """`observe`, with the arguments of `descend`.
 
     Raises:
-        InputError: as of `descend`.
-        PluginError: a contributed probe or loss fails.
+        InputError, PluginError: see `run_options` and `observe`.
+    """
+    options = run_options(
+        lr=lr, steps=steps, probes=probes, known=known, losses=losses, device=device, dtype=dtype,
+        seed=seed,
+    )  # fmt: skip
+    return observe(problem, options, blocks, scale=scale, progress=progress)
+
+
+def run_options(
+    *,
+    probes: Probes = (),
+    known: Mapping[str, type[Probe]] | None = None,
+    **options: Any,
+) -> Options:
+    """`Options` of a run that the core's probes observe, and further ones.
+
+    Raises:
+        InputError, PluginError: see `Options.of`.
+    """
+    core = {p.name: p for p in PROBES}
+    return Options.of(probes=probes, known={**core, **(known or {})}, **options).observed_by(PROBES)
+
+
+def observe(
+    problem: Problem,
+    options: Options,
+    blocks: Mapping[str, Sequence[str]] | None = None,
+    *,
+    scale: str = "full",
+    progress: Progress | None = None,
+) -> Trajectory:
+    """Gradient descent with docs/theory section 6 along it.
+
+    A run that diverges, meets a number that is not finite, is interrupted, runs out of memory, or
+    in which the network or a probe raises, ends there; what was measured is kept and ``ended`` says
+    why.
+
+    Args:
+        blocks: as of `descend`.
+        scale: ``full`` or ``proxy``, which of the two ``problem`` is.
+
+    Raises:
+        InputError: ``problem`` cannot be descended on; outputs, targets and loss do not fit at θ_0;
+            ``auto`` finds no learning rate.
+        PluginError: a contributed loss fails at θ_0.
     """
     if progress:
         progress.stage("gradient descent")
     try:
-        run = descend(
-            problem,
-            lr=lr,
-            steps=steps,
-            probes=[*PROBES, *probes],
-            known={**{p.name: p for p in PROBES}, **(known or {})},
-            losses=losses,
-            blocks=blocks,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-        )
-    except KeyboardInterrupt:  # while the learning rate was sought
-        given = lr if isinstance(lr, (int, float)) else 0.0
+        first = start(problem, options, blocks)
+        first.loss  # noqa: B018 - computed here, so that what does not fit is refused
+        run = begin(first, options)
+    except (KeyboardInterrupt, NetworkError, MemoryError, RuntimeError) as error:
         return Trajectory(
-            given, steps, scale, problem.loss, problem.data, interrupted(0), "not chosen"
+            lr=options.lr or 0.0,
+            steps=options.steps,
+            scale=scale,
+            loss=problem.loss,
+            data=problem.data,
+            ended=_broken_off(error, 0),
+            lr_rule="as given" if options.lr else "not chosen",
         )
     rows: list[Row] = []
     points: list[Point] = []
@@ -81,16 +121,17 @@ def trajectory(
             rows.append(row)
             points.append(point)
             if progress:
-                progress.step(it.step, steps, f"loss {it.loss:.4g}")
-    except KeyboardInterrupt:
-        stopped = interrupted(len(rows))
+                progress.step(it.step, options.steps, f"loss {it.loss:.4g}")
+    except (KeyboardInterrupt, BlockframeError, MemoryError, RuntimeError) as error:
+        stopped = _broken_off(error, len(rows))
     names = dict.fromkeys(name for row in rows for name in row)
     series = {name: [row.get(name) for row in rows] for name in names}
     inequalities = [i for a, b in pairwise(points) for i in of_step(run.lr, a, b)]
     whole = of_run(run.lr, points, run.start.objective.infimum)
+    summaries = _summaries(run.probes, series, unavailable)
     return Trajectory(
         lr=run.lr,
-        steps=steps,
+        steps=options.steps,
         scale=scale,
         loss=problem.loss,
         data=problem.data,
@@ -100,10 +141,21 @@ def trajectory(
         inequalities=(*inequalities, *whole),
         summary={
             **_numbers(run, points, whole),
-            **_summaries(run.probes, series),
+            **summaries,
             **({"unavailable": unavailable} if unavailable else {}),
         },
     )
+
+
+def _broken_off(error: BaseException, step: int) -> str:
+    """The ending of a run that ``error`` ended; an error that is no ending is raised again."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted(step, str(error))
+    if out_of_memory(error):
+        return no_memory(step)
+    if isinstance(error, BlockframeError):
+        return failed(error, step)
+    raise error
 
 
 def _drop_unavailable(run: Descent) -> dict[str, str]:
@@ -140,8 +192,11 @@ def _numbers(run: Descent, points: list[Point], whole: list[Inequality]) -> dict
 
 
 def _summaries(
-    probes: Mapping[str, Probe], series: Mapping[str, list[float | None]]
+    probes: Mapping[str, Probe],
+    series: Mapping[str, list[float | None]],
+    unavailable: dict[str, str],
 ) -> dict[str, Any]:
+    """What the probes say of the whole run; one that fails is put among the ``unavailable``."""
     summaries: dict[str, Any] = {}
     for name, probe in probes.items():
         own = {
@@ -150,7 +205,12 @@ def _summaries(
             if full == name or full.startswith(f"{name}.")
         }
         if any(x is not None for values in own.values() for x in values):
-            summary = dict(probe.summary(own))
+            try:
+                with foreign(PluginError):
+                    summary = dict(probe.summary(own))
+            except PluginError as error:
+                unavailable[f"summary of {name}"] = error.message
+                continue
             if summary:
                 summaries[name] = summary
     return summaries

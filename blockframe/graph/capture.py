@@ -44,6 +44,7 @@ def capture(problem: Problem) -> Graph:
     """
     program = _export(problem)
     if _mutates(program.graph_module):
+        _refuse_autocast(program.graph_module)  # what follows would lose it
         with _quiet():
             program = program.run_decompositions({})
     _refuse_state(program)
@@ -130,6 +131,22 @@ def _refuse_state(program: ExportedProgram) -> None:
             "Make it stateless in evaluation mode.",
             code="A903",
         )
+
+
+def _autocast() -> CaptureError:
+    return CaptureError(
+        "the forward computes under torch.autocast, which rounds between operations",
+        "Certify the model without autocast.",
+    )
+
+
+def _refuse_autocast(module: GraphModule) -> None:
+    for node in module.graph.nodes:
+        if node.target is _AUTOCAST and node.args[2]:
+            raise _autocast()
+        inner = getattr(module, node.target, None) if node.op == "get_attr" else None
+        if isinstance(inner, GraphModule):
+            _refuse_autocast(inner)
 
 
 def _mutates(module: GraphModule) -> bool:
@@ -236,7 +253,8 @@ class _Builder:
                 f"parameter {found} is read as a constant",
                 "Register it on the module that uses it.",
             )
-        if isinstance(tensor, FakeTensor):  # what torch.func or a cache left behind
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        if wrapped or isinstance(tensor, FakeTensor):  # what torch.func or a cache left behind
             raise CaptureError(
                 "a value of the forward became a constant of the traced program",
                 "Write it without torch.func inside the forward, and without a cache of tensors.",
@@ -282,10 +300,7 @@ class _Builder:
         if fx.target is _AUTOCAST:
             _, _, enabled, _, inner, *operands = args
             if enabled:
-                raise CaptureError(
-                    "the forward computes under torch.autocast, which rounds between operations",
-                    "Certify the model without autocast.",
-                )
+                raise _autocast()
             return self._subgraph(inner, operands, grad=grad)
         if str(fx.target) == "<built-in function getitem>" and isinstance(args[0], (tuple, list)):
             return args[0][args[1]]  # of an inlined sub-graph's outputs

@@ -19,7 +19,7 @@ from blockframe.foreign import foreign
 from blockframe.graph.capture import evaluation_mode, select
 from blockframe.graph.evaluate import call, evaluate, leaves
 from blockframe.graph.graph import Graph, Node
-from blockframe.graph.watch import Watch, saved_tensor_hooks
+from blockframe.graph.watch import Watch, changed, saved_tensor_hooks, state
 from blockframe.problem import Problem
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def _compare(problem: Problem, graph: Graph, generator: torch.Generator) -> Iter
 
 def _run(problem: Problem, parameters: Mapping[str, Tensor]) -> Generator[Objection, None, Tensor]:
     """The module's output, and what its forward was seen to do."""
+    before = state(problem.module)
     with saved_tensor_hooks() as saved, Watch(parameters.values()) as watch:
         output: Tensor = select(problem, problem.module(*problem.inputs, **problem.keywords))
     for name in watch.stopped:
@@ -172,6 +173,7 @@ def _run(problem: Problem, parameters: Mapping[str, Tensor]) -> Generator[Object
         yield Objection(
             "A902", f"a number is taken out of a value that depends on parameters ({name})"
         )
+    yield from left_behind(changed(before, state(problem.module)))
     for name in [*watch.hooks, *saved]:
         yield Objection("A303", f"the forward sets a hook ({name}) that can change the gradient")
     return output
@@ -184,6 +186,13 @@ def _differentiated(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     if node.op == "aten::detach":
         return args[0]
     return call(node, args, kwargs)
+
+
+def left_behind(attributes: list[str]) -> Iterator[Objection]:
+    """That a forward changed the module, so that the next call is another function."""
+    if attributes:
+        names = ", ".join(attributes[:3]) + (", …" if len(attributes) > 3 else "")
+        yield Objection("A903", f"the forward changes the module's own state ({names})")
 
 
 def _gradients(

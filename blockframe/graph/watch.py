@@ -99,3 +99,22 @@ def saved_tensor_hooks() -> Iterator[list[str]]:
         yield seen
     finally:
         hooks.__enter__ = enter  # type: ignore[method-assign]
+
+
+def state(module: torch.nn.Module) -> dict[str, object]:
+    """What a forward could change of a module: plain attributes, and which tensors it holds."""
+    found: dict[str, object] = {}
+    for path, part in module.named_modules():
+        for key, value in vars(part).items():
+            name = f"{path}.{key}" if path else key
+            if isinstance(value, (bool, int, float, str)) or value is None:
+                found[name] = value
+            elif isinstance(value, Tensor):
+                found[name] = id(value)
+    return found
+
+
+def changed(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """The attributes that differ."""
+    names = before.keys() | after.keys()
+    return sorted(n for n in names if before.get(n, changed) != after.get(n, changed))

@@ -101,7 +101,7 @@ def block_table(
                     f"{run.count} ×" if run.count > 1 else "",
                     _ROLES.get(first.role, first.role),
                     placement(first) or "–",
-                    number(first.parameters),
+                    _parameters(first),
                     *verdicts(first),
                 )
             )
@@ -110,7 +110,14 @@ def block_table(
         ("block", "", "role", "residual", "parameters", *header),
         right=(1, 4),
         wrap=(0,),
+        drop=(3, 2),  # the line of the chain says as much
     )
+
+
+def _parameters(block: BlockSummary) -> str:
+    """How many are its own. A head that is cut off uses some: if none are its own, all are tied."""
+    tied = block.role == "head" and not block.parameters
+    return number(block.parameters) + (" (shared)" if tied else "")
 
 
 def certified_blocks(sheet: Sheet, certificate: Certificate) -> None:

@@ -12,7 +12,7 @@ from blockframe.certificate.model import Subject
 from blockframe.report import Page
 from blockframe.report.blocks import block_table, chain_line
 from blockframe.report.sheet import Sheet
-from blockframe.report.terminal import replayed
+from blockframe.report.terminal import headline, replayed
 from blockframe.report.words import number
 
 
@@ -31,7 +31,7 @@ class ChainReport:
     def text(self, page: Page) -> str:
         """One line for the whole chain, and a table of blocks."""
         subject, sheet = self.subject, Sheet(page)
-        sheet.line(f"{subject.spec} · {subject.class_name} · {subject.parameters:,} parameters")
+        sheet.line(headline(subject))
         end = "" if subject.proxy else f"     {self._replay()}"
         sheet.labelled("chain", chain_line(subject.blocks) + end)
         if subject.proxy:

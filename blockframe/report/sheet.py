@@ -27,6 +27,10 @@ _ASCII = str.maketrans({
 })  # fmt: skip
 
 
+_INDENT, _GAP = 2, 3  # of tables: before the first column, between two
+_NARROW = 20  # columns that running text needs
+
+
 class Sheet:
     """Collects what is printed; `text` is the page."""
 
@@ -48,8 +52,7 @@ class Sheet:
         """Everything so far, without blanks at line ends."""
         assert isinstance(self._console.file, io.StringIO)
         lines = self._console.file.getvalue().split("\n")
-        text = "\n".join(line.rstrip() for line in lines)
-        return text if self.page.unicode else text.replace("…", "~")  # where rich cut a cell
+        return "\n".join(line.rstrip() for line in lines)
 
     def spell(self, text: str) -> str:
         """``text`` in characters that the page can show; control characters are dropped."""
@@ -85,36 +88,100 @@ class Sheet:
             self.line(left + (" " * gap + right if right else ""))
 
     def labelled(self, label: str, text: str, indent: int = 0) -> None:
-        """``label  text``, the text wrapping beside the label."""
+        """``label  text``, the text wrapping beside the label, or below it where that is narrow."""
+        label, text = self.spell(label), self.spell(text)
+        room = self._console.width - indent - cell_len(label) - 2
+        if room < min(_NARROW, cell_len(text)) and label.strip():
+            self._console.print(Padding(Text(label, "dim"), (0, 0, 0, indent)))
+            self._console.print(Padding(Text(text), (0, 0, 0, indent + 2)))
+            return
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
-        grid.add_row(Text(self.spell(label), "dim"), Text(self.spell(text)))
+        grid.add_row(Text(label, "dim"), Text(text))
         self._console.print(Padding(grid, (0, 0, 0, indent)))
 
     def table(
         self,
         rows: Iterable[Sequence[str]],
         header: Sequence[str] = (),
+        *,
         right: Sequence[int] = (),
         wrap: Sequence[int] = (),
+        drop: Sequence[int] = (),
     ) -> None:
-        """Rows of cells without rules; columns ``right`` are aligned right, ``wrap`` may wrap."""
-        rows = [list(row) for row in rows]
-        table = Table.grid(padding=(0, 3, 0, 0))
-        for i in range(len(header or rows[0])):
+        """Rows of cells without rules; no cell is ever cut.
+
+        Where the page is too narrow, the columns ``drop`` are left out, one after the other; then
+        the column ``wrap`` is folded, if it stays wide enough to be read; then every row is cut in
+        two lines: the first column, or that of ``wrap``, stands on one of its own.
+
+        Args:
+            right: columns that are aligned right.
+            wrap: one column at most.
+        """
+        cells = [[self._part(cell) for cell in row] for row in rows]
+        if header:
+            cells.insert(0, [Text(self.spell(h), "dim") for h in header])
+        widths = [max(c.cell_len for c in column) for column in zip(*cells, strict=True)]
+        shown = [
+            [i for i in range(len(widths)) if i not in drop[:count]]
+            for count in range(len(drop) + 1)
+        ]
+        room = self._console.width - _INDENT
+
+        def width(columns: Sequence[int]) -> int:
+            return sum([widths[i] + _GAP for i in columns], -_GAP)
+
+        whole = [columns for columns in shown if width(columns) <= room]
+        title = wrap[0] if wrap else 0
+        spare = max(widths[title] - _NARROW, 0) if wrap else 0
+        if whole or width(shown[-1]) - spare <= room:
+            self._side_by_side(cells, whole[0] if whole else shown[-1], right, title)
+            return
+        others = [[i for i in columns if i != title] for columns in shown]
+        fitting = next((o for o in others if width(o) <= room - _INDENT), others[-1])
+        self._stacked(cells, fitting, right, title, widths)
+
+    def _side_by_side(
+        self, cells: list[list[Text]], columns: Sequence[int], right: Sequence[int], title: int
+    ) -> None:
+        table = Table.grid(padding=(0, _GAP, 0, 0))
+        for i in columns:
             table.add_column(
                 justify="right" if i in right else "left",
-                no_wrap=i not in wrap,
-                overflow="fold" if i in wrap else "ellipsis",
+                no_wrap=i != title,
+                overflow="fold",
             )
-        if header:
-            table.add_row(*(Text(self.spell(h), "dim") for h in header))
-        for row in rows:
-            table.add_row(*(self._part(cell) for cell in row))
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        for row in cells:
+            table.add_row(*(row[i] for i in columns))
+        self._console.print(Padding(table, (0, 0, 0, _INDENT)))
+
+    def _stacked(
+        self,
+        cells: list[list[Text]],
+        columns: Sequence[int],
+        right: Sequence[int],
+        title: int,
+        widths: Sequence[int],
+    ) -> None:
+        for row in cells:
+            rest = Text(" " * _GAP).join(
+                _aligned(row[i], widths[i], right=i in right) for i in columns
+            )
+            own, below = (row[title], rest) if title == 0 else (rest, row[title])
+            for text, indent in ((own, _INDENT), (below, 2 * _INDENT)):
+                if text.plain.strip():
+                    self._console.print(Padding(text, (0, 0, 0, indent)))
 
     def _part(self, part: str | Text) -> Text:
         if isinstance(part, Text):
             return part
         return Text(self.spell(part), STYLES.get(part, ""))
+
+
+def _aligned(cell: Text, width: int, *, right: bool) -> Text:
+    """``cell`` filled up with blanks to ``width``."""
+    text = cell.copy()
+    text.align("right" if right else "left", width)
+    return text

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from blockframe.certificate.model import Certificate
+from blockframe.certificate.model import Certificate, Subject
 from blockframe.contract.claim import CLAUSES, Claim, Outcome, Verdict
 from blockframe.report import Page
 from blockframe.report.blocks import certified_blocks, chain_line
 from blockframe.report.findings import write_findings
 from blockframe.report.sheet import Sheet
 from blockframe.report.trajectory import write_trajectory
-from blockframe.report.words import comma
+from blockframe.report.words import comma, plural
 
 _NOT_LIBRARIES = ("blockframe", "python")
 
@@ -45,15 +45,20 @@ class TextRenderer:
 def write_subject(sheet: Sheet, certificate: Certificate) -> None:
     """What was analysed, with what, and how it is cut."""
     subject = certificate.subject
-    size = "full size" if subject.scale == "full" else subject.scale
-    what = f"{subject.spec} · {subject.class_name} · {subject.parameters:,} parameters, {size}"
-    sheet.ends(what, ", ".join(_libraries(certificate.environment)))
+    sheet.ends(headline(subject), ", ".join(_libraries(certificate.environment)))
     replay = replayed(subject.replay_exact)
     if subject.blocks:
         end = "" if subject.proxy else f"     {replay}"
         sheet.labelled("chain", chain_line(subject.blocks) + end)
     if subject.proxy:
         sheet.labelled("proxy", f"{subject.proxy}; numbers are measured on it; {replay}")
+
+
+def headline(subject: Subject) -> str:
+    """``gpt2 · GPT2LMHeadModel · 124,439,808 parameters, full size``."""
+    size = "full size" if subject.scale == "full" else subject.scale
+    parameters = plural(subject.parameters, "parameter")
+    return f"{subject.spec} · {subject.class_name} · {parameters}, {size}"
 
 
 def _libraries(environment: dict[str, str]) -> list[str]:
@@ -114,16 +119,22 @@ def _meaning(certificate: Certificate) -> str:
         text += f"; {comma(undecided)} {_verb(undecided, 'be')} not decided" if undecided else ""
         return text + "."
     failing = [c for c in certificate.claims if c.verdict is Verdict.FAILS]
-    names = list(dict.fromkeys(c.clause for c in failing))
-    text = f"{comma(names)} {_verb(names, 'fail')}"
-    if all(c.subject == "trajectory" for c in failing):
+    network = list(dict.fromkeys(c.clause for c in failing if c.subject != "trajectory"))
+    run = list(dict.fromkeys(c.clause for c in failing if c.subject == "trajectory"))
+    sentences = []
+    if network:
+        sentences.append(
+            f"{comma(network)} {_verb(network, 'fail')}: the contract does not hold for this "
+            "network. Training may still work; the theorem does not say so."
+        )
+    if run:
+        text = f"{comma(run)} {_verb(run, 'fail')}"
         if certificate.trajectory is not None and certificate.trajectory.completed < 1:
-            return f"{text}: the run could not start."
-        return f"{text} on this run, at this learning rate; a smaller --lr may pass."
-    return (
-        f"{text}: the contract does not hold for this network. "
-        "Training may still work; the theorem does not say so."
-    )
+            text += ": the run could not start."
+        else:
+            text += " on this run, at this learning rate; a smaller --lr may pass."
+        sentences.append(f"Besides, {text}" if network else text)
+    return " ".join(sentences)
 
 
 def _names(claims: Sequence[Claim], verdict: Verdict) -> list[str]:

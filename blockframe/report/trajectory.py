@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockframe.certificate.model import Inequality, Subject, Trajectory
+from blockframe.contract.descent import CURVATURE, SHARPNESS
+from blockframe.dynamics.inequalities import STABILITY
 from blockframe.report.sheet import Sheet
 from blockframe.report.words import apart, number, plural, sparkline
 
 _TITLES = {
     "loss": "loss",
-    "sharpness.stability": "λ·η/2, stable below 1",
+    "sharpness.stability": SHARPNESS,
     "sharpness": "sharpness λ",
     "gradient_norm": "‖∇L‖",
     "pl": "PL ratio μ",
@@ -29,14 +31,13 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     on = f"on the proxy ({subject.proxy})" if trajectory.scale == "proxy" else "at full size"
     where = [f"measured {on}", trajectory.data, f"loss {trajectory.loss}"]
     sheet.labelled("trajectory", " · ".join(w for w in where if w), indent=2)
-    rule = f" = {trajectory.lr_rule}" if trajectory.lr_rule else ""
     taken, asked = trajectory.completed, trajectory.steps
     steps = plural(taken, "step") if taken == asked else f"{taken} of {plural(asked, 'step')}"
     ended = "" if trajectory.ended == "completed" else f" · ended: {trajectory.ended}"
-    sheet.line(f"lr {number(trajectory.lr)}{rule} · {steps}{ended}", indent=4)
+    sheet.line(f"lr {_rate(trajectory)} · {steps}{ended}", indent=4)
     rows = [_course(sheet, name, trajectory.series[name]) for name in _shown(trajectory, subject)]
     if rows:
-        sheet.table(rows, ("", "first → last", "course", "least to greatest"))
+        sheet.table(rows, ("", "first → last", "course", "least to greatest"), drop=(2, 3))
     held = [_held(group) for group in _by_name(trajectory.inequalities)]
     if held:
         sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
@@ -44,6 +45,13 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
         sheet.line(violated, indent=4)
     for name, reason in trajectory.summary.get("unavailable", {}).items():
         sheet.line(f"not measured: {name} ({reason})", indent=4)
+
+
+def _rate(trajectory: Trajectory) -> str:
+    """``0.118 = 0.9 × 2/λ(θ₀)``; ``100, as given``; ``1, because the gradient is 0 at θ_0``."""
+    lr = number(trajectory.lr)
+    rule = trajectory.lr_rule.removeprefix(f"{lr}, ")
+    return lr + (f" = {rule}" if "×" in rule else f", {rule}" if rule else "")
 
 
 def _shown(trajectory: Trajectory, subject: Subject) -> list[str]:
@@ -89,6 +97,12 @@ def _violations(inequalities: Sequence[Inequality]) -> list[str]:
     """The first violation of each inequality."""
     first = {i.name: i for i in reversed(inequalities) if i.holds is False}
     return [
-        f"{i.name} violated at step {i.step}: {' > '.join(apart(i.left, i.right))}"
+        f"{_called(i)} first violated at step {i.step}: {' > '.join(apart(i.left, i.right))}"
         for i in sorted(first.values(), key=lambda i: i.step)
     ]
+
+
+def _called(inequality: Inequality) -> str:
+    """Its name, and what its sides are where they are no losses."""
+    sides = f", {CURVATURE}," if inequality.name == STABILITY else ""
+    return inequality.name + sides

@@ -212,6 +212,107 @@ def test_what_is_analytic_in_the_end_never_fails(g: Callable[[Tensor], Tensor]) 
     assert verdict(g) is not FAILS
 
 
+REACHED = {
+    "relu of a negative reciprocal": lambda x: torch.relu(1.0 / (-x.exp()) + 1.0),
+    "relu of a reciprocal": lambda x: torch.relu(torch.reciprocal(-x.exp()) + 1.0),
+    "relu past an alpha by position": lambda x: torch.relu(
+        torch.ops.aten.add.Scalar(x * x, 1.0, -5.0)
+    ),
+    "relu past a subtracted alpha": lambda x: torch.relu(
+        torch.ops.aten.sub.Scalar(x * x, -1.0, -5.0)
+    ),
+    "relu of an average with a divisor of its own": lambda x: (
+        torch.relu(1.5 - F.avg_pool2d(x.sigmoid().reshape(5, 1, 2, 4), 2, divisor_override=1)).sum(
+            (1, 2, 3)
+        )[:, None]
+        * x
+    ),
+    "relu of overlapping patches": lambda x: (
+        torch.relu(1.5 - F.fold(x.sigmoid().reshape(5, 4, 2), (2, 3), (2, 2))).sum((1, 2, 3))[
+            :, None
+        ]
+        * x
+    ),
+    "a comparison at its edge": lambda x: x + torch.less(-(x * x), 0.0).to(x.dtype),
+    "a softplus with a low threshold": lambda x: F.softplus(x, threshold=1.0),
+    "a softplus that is the identity at once": lambda x: F.softplus(x, threshold=0.0),
+    "a softplus of negative beta": lambda x: torch.relu(F.softplus(x, beta=-1.0) + 1.0),
+}
+
+
+@pytest.mark.parametrize("g", REACHED.values(), ids=REACHED.keys())
+def test_kinks_that_are_within_reach(g: Callable[[Tensor], Tensor]) -> None:
+    assert verdict(g) is not HOLDS
+
+
+TWICE = torch.tensor([0, 1, 1, 2, 2, 3, 4, 5])
+ONCE = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
+
+
+def put(index: Tensor) -> Callable[[Tensor], Tensor]:
+    def g(x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[:, index] = x
+        return y
+
+    return g
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        put,
+        lambda i: lambda x: torch.zeros_like(x).scatter(1, i.expand(5, 8), x),
+        lambda i: lambda x: torch.zeros_like(x).index_copy(1, i, x),
+    ],
+    ids=["index_put", "scatter", "index_copy"],
+)
+def test_a_write_that_repeats_a_place_has_another_gradient(
+    write: Callable[[Tensor], Callable[[Tensor], Tensor]],
+) -> None:
+    assert verdict(write(ONCE)) is HOLDS
+    assert verdict(write(TWICE)) is UNKNOWN
+
+
+NEVER_FAILS = {
+    "a division that does not round": lambda x: torch.div(x, 2.0, rounding_mode=None),
+    "an overflow beside a power": lambda x: (
+        x.pow(torch.full_like(x, 2.0)) + (30 * x).exp() / (30 * x).exp().sum(-1, keepdim=True)
+    ),
+    "branches that differ by rounding only": lambda x: torch.where(
+        x > 0, (0.1 + 1e-9 * x.tanh() + 1e12) - 1e12, 0.1 + 1e-9 * x.tanh()
+    ),
+}
+
+
+@pytest.mark.parametrize("g", NEVER_FAILS.values(), ids=NEVER_FAILS.keys())
+def test_what_rounding_and_overflow_do_is_no_witness(g: Callable[[Tensor], Tensor]) -> None:
+    assert verdict(g) is not FAILS
+
+
+STRANGE = {
+    "a complex factor": lambda x: (x * 1j).imag,
+    "a complex choice": lambda x: torch.where(torch.arange(8) > 3, x + 0j, 1j).real,
+    "an enormous power": lambda x: (x.sigmoid() * 0.7) ** 10_000_000 + x,
+    "masked scores side by side": lambda x: torch.cat(
+        [x.masked_fill(torch.arange(8) > 3, -math.inf)]
+    ),
+    "masked scores reflected": lambda x: F.pad(
+        x.masked_fill(torch.arange(8) > 3, -math.inf)[None], (1, 1), mode="reflect"
+    )[0, :, 1:9],
+    "a derivative inside": lambda x: torch.func.grad(lambda t: t.tanh().sum())(x),
+}
+
+
+@pytest.mark.parametrize("g", STRANGE.values(), ids=STRANGE.keys())
+def test_what_is_strange_gets_an_answer(g: Callable[[Tensor], Tensor]) -> None:
+    try:
+        got = verdict(g)
+    except CaptureError:
+        got = UNKNOWN
+    assert got in (HOLDS, UNKNOWN)
+
+
 DOUBTFUL = {
     "a square root at zero": lambda x: torch.sqrt(x.square()),
     "a norm": lambda x: F.normalize(x, dim=-1),

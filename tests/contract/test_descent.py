@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.contract.claim import Evidence, Verdict
-from blockframe.contract.descent import descent_claim
+from blockframe.contract.descent import CURVATURE, SHARPNESS, descent_claim, no_descent_claim
 from blockframe.dynamics.inequalities import DESCENT, MONOTONE, NORMS, PER_STEP, STABILITY
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.probes import Probe
@@ -37,8 +37,11 @@ def test_a_stable_run_holds_as_measured() -> None:
     claim = descent_claim(run(0.5))
     assert (claim.verdict, claim.evidence) == (Verdict.HOLDS, Evidence.MEASURED)
     assert (claim.clause, claim.subject, claim.block) == ("descent", "trajectory", None)
-    assert "along 3 steps from this start" in claim.statement
-    assert "no bound of the Hessian over the whole segment" in claim.statement
+    assert claim.statement == (
+        "the loss fell on all 3 steps as in docs/theory section 6; "
+        "Λ measured, no bound over the whole segment"
+    )
+    assert "on its 1 step as" in descent_claim(run(0.5, steps=1)).statement
     assert claim.numbers["lr"] == 0.5
     assert claim.numbers["steps"] == 3
     assert claim.numbers["max_stability"] == 0.25
@@ -51,17 +54,57 @@ def test_a_step_that_is_too_long_fails_with_both_sides() -> None:
     (finding,) = claim.findings
     assert finding.code == "D401"
     assert finding.message == (
-        "the loss rose on step 0: 6.48 > 0.5, with η·λ/2 = 2.3 > 1"
-    )  # fmt: skip
-    assert finding.help == "lower --lr below 2/λ = 2 (or take --lr auto)"
+        "the loss first rose on step 0: 6.48 > 0.5, with η·λ/2 (sharpness) = 2.3 > 1"
+    )
+    assert finding.help == "lower --lr below 2/λ = 2, or take --lr auto"
     assert finding.witness == {
         "inequality": MONOTONE,
         "step": 0,
         "left": pytest.approx(6.48),
         "right": pytest.approx(0.5),
         "lr": 4.6,
-        "stability": pytest.approx(2.3),
+        SHARPNESS: pytest.approx(2.3),
+        CURVATURE: pytest.approx(2.3),
     }
+
+
+def test_a_rate_that_auto_found_is_not_answered_by_auto() -> None:
+    found = evolve(run(4.6), lr_rule="0.1 × 2/λ_max(θ_0)")
+    assert descent_claim(found).findings[0].help == "lower --lr below 2/λ = 2"
+    found = evolve(run(1e200), lr_rule="0.1 × 2/λ_max(θ_0)")
+    assert descent_claim(found).findings[0].help == "lower --lr below 1e+200"
+
+
+def test_an_unstable_step_is_told_by_its_curvature_and_not_by_losses() -> None:
+    measured = run(0.5, steps=2)
+    kept = [i for i in measured.inequalities if (i.name, i.step) != (STABILITY, 1)]
+    unstable = Inequality(STABILITY, 1, 1.25, 1.0, False)
+    (finding,) = descent_claim(evolve(measured, inequalities=(*kept, unstable))).findings
+    assert finding.message == (
+        "step 1 is the first that is not stable, "
+        "with η·Λ/2 (largest curvature of the step) = 1.25 > 1"
+    )
+    assert finding.help == "lower --lr below 2/Λ = 0.4, or take --lr auto"
+    assert finding.witness == {"inequality": STABILITY, "step": 1, "lr": 0.5, CURVATURE: 1.25}
+
+
+@pytest.mark.parametrize(
+    ("device", "targets", "says"),
+    [
+        ("cpu", None, "the problem has no targets; return (module, inputs, targets), or give"),
+        ("meta", torch.zeros(1, 1), "the problem has no weights (no proxy: why); give --full"),
+    ],
+)
+def test_without_targets_or_weights_there_is_no_descent(
+    device: str, targets: Tensor | None, says: str
+) -> None:
+    problem = Problem(Line().to(device), (torch.ones(1, 1, device=device),), targets,
+                      note="no proxy: why")  # fmt: skip
+    claim = no_descent_claim(problem)
+    assert (claim.clause, claim.verdict, claim.subject) == (
+        "descent", Verdict.UNKNOWN, "trajectory",
+    )  # fmt: skip
+    assert claim.statement.startswith(f"no gradient descent: {says}")
 
 
 def test_a_diverging_run_fails_at_a_named_step_and_keeps_its_numbers() -> None:
@@ -133,7 +176,7 @@ def test_an_inequality_that_is_missing_is_not_taken_for_granted(name: str) -> No
     assert claim.statement == f"not measured: {name} at step 1"
 
 
-@pytest.mark.parametrize("name", [STABILITY, DESCENT, NORMS, "of a plugin"])
+@pytest.mark.parametrize("name", [DESCENT, NORMS, "of a plugin"])
 def test_any_violated_inequality_fails(name: str) -> None:
     measured = run(0.5, steps=2)
     broken = Inequality(name, 1, 2.0, 1.0, False)
@@ -162,6 +205,8 @@ def test_a_run_that_falls_above_the_usual_limit_holds_with_a_note() -> None:
     assert claim.verdict is Verdict.HOLDS
     (note,) = claim.findings
     assert note.code == "D404"
-    assert "η·λ/2 = 25 ≥ 1 from step 0 on at 3 of 3 iterates" in note.message
+    assert note.message.startswith(
+        "η·λ/2 (sharpness) = 25 ≥ 1, first at step 0, in all at 3 of the 3 iterates"
+    )
     assert note.help == "lower --lr below 2/λ = 0.02"
     assert measured.summary["directional_steps"] == 2

@@ -12,20 +12,28 @@ from blockframe.problem import Request
 from blockframe_transformers import blockframe_resolve
 
 
-@pytest.fixture
-def directory(tmp_path):
-    """A GPT-2 with weights, small enough to be built and large enough to have a proxy."""
-    config = GPT2Config(
-        n_layer=3, n_embd=128, n_head=4, vocab_size=6000, n_positions=32, bos_token_id=0,
-        eos_token_id=0,
-    )  # fmt: skip
+def saved(path, **sizes):
+    """A GPT-2 with weights, saved as transformers does."""
+    config = GPT2Config(n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config)
-    config.save_pretrained(tmp_path)
+    config.save_pretrained(path)
     weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    return tmp_path
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Small enough to be built and large enough to have a proxy."""
+    return saved(tmp_path, n_layer=3, n_embd=128, vocab_size=6000)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Small enough to be run as it is."""
+    return saved(tmp_path, n_layer=2, n_embd=16, vocab_size=300)
 
 
 def resolve(directory, **request):
@@ -42,6 +50,7 @@ def test_a_configuration_makes_a_model_on_meta_and_a_proxy(directory):
     assert not problem.has_weights
     assert problem.note == ("2 of 3 layers, width 64 of 128, vocabulary 256 of 6,000")
     assert problem.spec == str(directory)
+    assert problem.proxy.data.endswith("; weights drawn at random (default, seed 0)")
 
 
 def test_settings_come_on_top(directory):
@@ -54,6 +63,49 @@ def test_full_reads_the_weights(directory):
     assert problem.proxy is None
     assert torch.equal(problem.module.transformer.wte.weight, stored["transformer.wte.weight"])
     assert problem.targets.shape == (8, 16)
+    assert problem.data.endswith(f"; weights of {directory}")
+
+
+def test_a_small_model_is_run_with_the_weights_that_there_are(small):
+    problem = resolve(small)
+    stored = load_file(small / "model.safetensors")
+    parameters = dict(problem.module.named_parameters())
+    assert parameters.keys() == stored.keys()
+    assert all(torch.equal(parameters[name], weight) for name, weight in stored.items())
+    assert problem.data.endswith(f"; weights of {small}")
+
+
+def test_a_small_model_without_safetensors_says_that_its_weights_are_random(small):
+    torch.save({}, small / "pytorch_model.bin")
+    (small / "model.safetensors").unlink()
+    problem = resolve(small, seed=3, init="xavier")
+    assert problem.has_weights
+    assert problem.data.endswith("; weights drawn at random (xavier, seed 3)")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_weights_that_are_stored_are_not_drawn_anew(small, full):
+    with pytest.raises(SpecError, match=r"has weights of its own, and --init he .* Leave out"):
+        resolve(small, init="he", full=full)
+
+
+def test_settings_keep_the_weights_where_they_fit(small):
+    problem = resolve(small, settings={"activation_function": "relu"})
+    assert isinstance(problem.module.transformer.h[0].mlp.act, torch.nn.ReLU)
+    stored = load_file(small / "model.safetensors")
+    assert torch.equal(problem.module.transformer.wte.weight, stored["transformer.wte.weight"])
+
+
+def test_settings_that_the_weights_do_not_fit(small):
+    with pytest.raises(InputError, match=r"lack transformer\.h\.2.* config\.json and --set"):
+        resolve(small, settings={"n_layer": 3})
+    with pytest.raises(InputError, match=r"in .* has shape \(48,\) and not \(96,\)\. They must"):
+        resolve(small, settings={"n_embd": 32})
+
+
+def test_weights_that_have_no_place_are_told(small):
+    problem = resolve(small, settings={"n_layer": 1})
+    assert f"; weights of {small} without transformer.h.1.attn.c_attn.weight and " in problem.data
 
 
 def test_full_without_a_directory_draws_weights():
@@ -70,7 +122,7 @@ def test_full_size_beyond_the_memory_is_refused():
 def test_only_safetensors_are_read(directory):
     torch.save({}, directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="no weights in safetensors"):
+    with pytest.raises(InputError, match=r"no weights in safetensors, .*save_pretrained"):
         resolve(directory, full=True)
 
 
@@ -120,5 +172,18 @@ def test_nothing_is_downloaded():
         blockframe_resolve("openai-community/gpt2", Request())
 
 
-def test_a_directory_without_a_configuration_is_left_to_others(tmp_path):
-    assert resolve(tmp_path) is None
+def test_a_directory_without_a_configuration(tmp_path):
+    with pytest.raises(SpecError, match=r"the directory .* has no config\.json\. Give one"):
+        resolve(tmp_path)
+
+
+@pytest.mark.parametrize("spec", ["./nodir", "../nodir", "/nodir"])
+def test_a_directory_that_there_is_not(spec):
+    with pytest.raises(SpecError, match=f"there is no directory {spec}"):
+        blockframe_resolve(spec, Request())
+
+
+def test_a_name_that_is_also_that_of_a_directory_is_left_to_others(tmp_path, monkeypatch):
+    (tmp_path / "mlp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert blockframe_resolve("mlp", Request()) is None

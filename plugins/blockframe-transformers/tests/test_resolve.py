@@ -111,6 +111,11 @@ class TestProxy:
         [
             ("gpt2", "2 of 12 layers, width 64 of 768, 4 of 12 heads, vocabulary 256 of 50,257"),
             ("bert", "2 of 12 layers, width 64 of 768, 4 of 12 heads, vocabulary 256 of 30,522"),
+            (
+                "vit",
+                "2 of 12 layers, width 64 of 768, 4 of 12 heads, "
+                "pictures of 16 of 224 pixels a side, 10 labels instead of 2",
+            ),
         ],
     )
     def test_it_says_how_it_was_reduced(self, spec, note):
@@ -149,7 +154,9 @@ class TestData:
         (tmp_path / "a.txt").write_text("All work and no play makes Jack a dull boy. " * 9)
         proxy = resolve("gpt2", data=str(tmp_path / "a.txt"), samples=3).proxy
         assert proxy.inputs[0].shape == (3, 16)
-        assert proxy.data == "text of a.txt, 3 sequences of 17 tokens"
+        assert proxy.data == (
+            "text of a.txt, 3 sequences of 17 tokens; weights drawn at random (default, seed 0)"
+        )
 
     def test_random_tokens_follow_the_seed(self):
         first, other = (resolve("gpt2", data="random", seed=s).proxy.inputs[0] for s in (1, 2))
@@ -162,7 +169,7 @@ class TestData:
 
     @pytest.mark.parametrize("data", ["text", "random"])
     def test_no_sequences(self, data):
-        with pytest.raises(InputError, match="positive"):
+        with pytest.raises(InputError, match="from 1 on"):
             resolve("gpt2", samples=0, data=data)
 
     def test_a_short_file(self, tmp_path):
@@ -214,12 +221,16 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("spec", "settings", "message"),
         [
-            ("gpt2", {"n_layr": 1}, "no attribute 'n_layr'. Did you mean n_layer"),
-            ("gpt2", {"use_cache": True}, "no attribute 'use_cache'"),
+            ("gpt2", {"n_layr": 1}, "no setting 'n_layr'. Did you mean n_layer"),
+            ("gpt2", {"use_cache": True}, "no setting 'use_cache'"),
             ("gemma3", {"hidden_size": 64}, "Did you mean text_config.hidden_size"),
             ("gpt2", {"n_layer": "many"}, "cannot be configured .*expected int"),
             ("gpt2", {"n_layer": -2}, "n_layer cannot be -2. It is 12 by default"),
-            ("gpt2", {"n_head": 7}, "cannot be built .*divisible"),
+            (
+                "gpt2",
+                {"n_head": 7},
+                r"cannot be built .*divisible.*\)\. Look at the values given with --set\.$",
+            ),
             ("gpt2", {"activation_function": "gelo"}, "no activation 'gelo'. Did you mean gelu"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -99,8 +100,13 @@ def has_safetensors(directory: Path) -> bool:
     return any(directory.glob("*.safetensors"))
 
 
-def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
+def stored(
+    arch: Architecture, directory: Path, spec: str
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The module with the weights in ``directory``, from safetensors only, in float32.
+
+    Returns:
+        The module, and the names of weights in the directory that it has no place for.
 
     Raises:
         InputError: there are none, or they do not fit.
@@ -118,20 +124,28 @@ def stored(arch: Architecture, directory: Path, spec: str) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **RUN,
         )
     model, info = loaded
-    for which, verb in (("missing_keys", "lack"), ("unexpected_keys", "also hold")):
-        if names := sorted(info[which]):
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(f"the weights in {spec} {verb} {names[0]}{others}", _WEIGHTS)
-    return cast(PreTrainedModel, model.eval())
+    for name, there, wanted in sorted(info["mismatched_keys"]):
+        shapes = f"shape {tuple(there)} and not {tuple(wanted)}"
+        raise InputError(f"{name} in {spec} has {shapes}", _WEIGHTS)
+    if missing := first(info["missing_keys"]):
+        raise InputError(f"the weights in {spec} lack {missing}", _WEIGHTS)
+    return cast(PreTrainedModel, model.eval()), tuple(info["unexpected_keys"])
 
 
 _WEIGHTS = (
-    "They must be the weights of the model that config.json and --set describe; "
+    "They must be the complete weights of the model that config.json and --set describe; "
     "a directory with nothing but a config.json starts from random ones."
 )
+
+
+def first(names: Iterable[str]) -> str:
+    """``h.0.ln_1.weight and 3 more``; "" of none."""
+    names = sorted(names)
+    return (names[0] if names else "") + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def check_memory(model: PreTrainedModel, spec: str) -> None:

@@ -99,7 +99,8 @@ def _weights(spec: str, arch: Architecture, request: Request) -> tuple[PreTraine
             f"{spec} has weights of its own, and --init {request.init} would draw others",
             "Leave out --init, or give a directory with nothing but the config.json.",
         )
-    return build.stored(arch, directory, spec), f"weights of {spec}"
+    model, unused = build.stored(arch, directory, spec)
+    return model, f"weights of {spec}" + (f" without {build.first(unused)}" if unused else "")
 
 
 def _drawn(request: Request) -> str:
