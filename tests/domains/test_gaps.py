@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from blockframe.atoms.catalogue import CORE
-from blockframe.atoms.facts import Bilinear, Linear, Pointwise, Rowwise, Selection
+from blockframe.atoms.facts import (
+    Atom,
+    Bilinear,
+    Layout,
+    Linear,
+    Pointwise,
+    Rowwise,
+    Selection,
+)
 from blockframe.atoms.interval import REALS
 from blockframe.domains.interpreter import Domain
 
@@ -13,23 +22,41 @@ LEDGER = Path(__file__).with_name("gaps.txt")
 
 
 def gaps() -> list[str]:
-    """Every op × domain for which there is only the weakest answer: range all reals, a failing
-    clause without witness."""
+    """Every op x domain for which there is only the weakest answer: a range of all reals, no
+    envelope, a failing clause without witness."""
     rows = []
     for atom in CORE:
         for op in atom.ops:
-            if isinstance(atom, Pointwise) and atom.at is None:
-                if atom.value is None and not atom.even and atom.range == REALS:
-                    rows.append(f"range    {op}: all reals")
-                if atom.kinks and not atom.pieces:
-                    rows.append(f"witness  {op}: none is sought")
-            elif (isinstance(atom, (Linear, Bilinear)) and atom.range is type(atom)(op).range) or (
-                isinstance(atom, Rowwise) and atom.range is Rowwise(op).range
-            ):
-                rows.append(f"range    {op}: all reals")
-            elif isinstance(atom, Selection) and atom.chooser is None and atom.chosen is None:
-                rows.append(f"witness  {op}: none is sought")
+            rows += [f"{domain:9}{op}: {what}" for domain, what in _gaps_of(atom, op)]
     return sorted(rows)
+
+
+def _gaps_of(atom: Atom, op: str) -> Iterator[tuple[str, str]]:
+    match atom:
+        case Pointwise(at=None):
+            if atom.value is None and not atom.even and atom.range == REALS:
+                yield "range", "all reals"
+            if atom.kinks and not atom.pieces:
+                yield "witness", "none is sought"
+            stated = atom.growth and atom.lipschitz is not None and atom.curvature is not None
+            if not stated and atom.on is None and atom.power is None:
+                yield "growth", "no envelope"
+        case Linear() | Bilinear():
+            if atom.range is type(atom)(op).range:
+                yield "range", "all reals"
+            if atom.norm is type(atom)(op).norm:
+                yield "growth", "no envelope"
+        case Rowwise():
+            if atom.range is Rowwise(op).range:
+                yield "range", "all reals"
+            if atom.growth is Rowwise(op).growth:
+                yield "growth", "no envelope"
+        case Layout(copies=None):
+            yield "growth", "an entry may be copied to every place"
+        case Selection(chooser=None):
+            yield "growth", "no envelope: not twice differentiable"
+            if atom.chosen is None:
+                yield "witness", "none is sought"
 
 
 def test_the_ledger_is_current() -> None:
@@ -51,6 +78,7 @@ def test_every_domain_has_a_rule_for_every_kind() -> None:
         "Dependence",
         "RangeDomain",
         "AnalyticityDomain",
+        "Growth",
     }
 
 
