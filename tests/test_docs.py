@@ -3,14 +3,20 @@
 import inspect
 import re
 import tomllib
+import types
 from pathlib import Path
 
 import attrs
 import click
 import pytest
+import torch
 
+import blockframe
 from blockframe import hookspecs
 from blockframe.atoms.facts import KINDS, Atom
+from blockframe.errors import BlockframeError
+from blockframe.plugins import load_plugins
+from blockframe.report import Page
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/*.md")])
@@ -53,6 +59,40 @@ def test_every_hook_is_documented_with_its_signature(hook: str) -> None:
 def test_no_hook_is_documented_that_does_not_exist() -> None:
     text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^### `(blockframe_\w+)", text, re.MULTILINE)) == set(HOOKS)
+
+
+def test_the_plugin_in_the_documents_works() -> None:
+    """Its blocks of Python, one after the other, are one plugin."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text("utf-8"), re.S)
+    plugin = types.ModuleType("blockframe_acme")
+    exec("".join(b for b in blocks if "registry" not in b), vars(plugin))
+    registry = load_plugins()
+    registry.add("acme", plugin)
+    options = {"registry": registry, "steps": 1, "static_only": False}
+    cert = blockframe.certify("acme", loss="logcosh", probes=["gradient_max"], **options)
+    assert cert.claim("descent").verdict == "HOLDS"
+    assert len(cert.trajectory.series["gradient_max"]) == 2
+    assert registry.renderer("line").render(cert, Page()) == "acme: INCONCLUSIVE\n"
+    cert = blockframe.certify("mlp", data="sums", **options)
+    assert cert.subject.data.startswith("four normal numbers and their sum")
+    for wrong in ({"settings": {"width": 3}}, {"data": "sums"}, {"loss": "ce"}):
+        with pytest.raises(BlockframeError, match=r"acme has .*\. (Leave out|Take) --"):
+            blockframe.certify("acme", **options, **wrong)
+
+
+def test_every_series_and_summary_of_a_run_is_documented() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    run = blockframe.certify((module, (torch.randn(4, 2),), torch.randn(4, 1)), steps=2).trajectory
+    blocks = {n.partition(".")[2] for n in run.series if n.startswith("block_norms.")}
+    names = {n.replace(n.partition(".")[2], "BLOCK") if n.partition(".")[2] in blocks else n
+             for n in run.series}  # fmt: skip
+    keys = run.summary.keys() | {
+        key for value in run.summary.values() if isinstance(value, dict) for key in value
+    }
+    text = (ROOT / "docs/certificate.md").read_text(encoding="utf-8")
+    rows = "".join(re.findall(r"^\| `.*$", text, re.M))
+    assert names | keys <= set(re.findall(r"`([\w.]+)`", rows))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

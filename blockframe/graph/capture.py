@@ -311,13 +311,24 @@ class _Builder:
                 "Write it without an in-place operation.",
                 location=str(from_trace(fx.meta.get("stack_trace")) or ""),
             )
-        target, args, kwargs = _unrounded(*_of_shape_alone(fx, args, kwargs))
+        target, args, kwargs = self._plainer(*_of_shape_alone(fx, args, kwargs))
         index = self._append(
             NodeKind.CALL, fx.name, target, args, kwargs, meta=fx.meta.get("val"), fx=fx
         )
         if not grad:
             self.ungraded.add(index)
         return Ref(index)
+
+    def _plainer(self, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """The same value by an op that says more clearly what it is."""
+        if target in _DIVISIONS and kwargs.get("rounding_mode") is None:
+            return _DIVISIONS[target], args[:2], {}
+        if target is torch.ops.aten.copy.default and isinstance(args[1], Ref):
+            # What an in-place copy becomes; autograd does not know its derivative.
+            over, source = self.nodes[args[0].index], self.nodes[args[1].index]
+            if over.shape is not None and over.dtype == source.dtype:
+                return torch.ops.aten.expand.default, (args[1], list(over.shape)), {}
+        return target, args, kwargs
 
     def _subgraph(self, inner: GraphModule, operands: list[Any], *, grad: bool) -> Any:
         names = [n.name for n in inner.graph.nodes if n.op == "placeholder"]
@@ -453,15 +464,10 @@ def _of_shape_alone(fx: FxNode, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
     return target, filled, {"dtype": value.dtype, "device": value.device}
 
 
-def _unrounded(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
-    """A division that is asked not to round is a division."""
-    plain = {
-        torch.ops.aten.div.Tensor_mode: torch.ops.aten.div.Tensor,
-        torch.ops.aten.div.Scalar_mode: torch.ops.aten.div.Scalar,
-    }.get(target)
-    if plain is None or kwargs.get("rounding_mode") is not None:
-        return target, args, kwargs
-    return plain, args[:2], {}
+_DIVISIONS = {
+    torch.ops.aten.div.Tensor_mode: torch.ops.aten.div.Tensor,
+    torch.ops.aten.div.Scalar_mode: torch.ops.aten.div.Scalar,
+}
 
 
 def _pruned(nodes: list[Node], output: int, tensors: Mapping[str, Tensor]) -> Graph:

@@ -27,7 +27,7 @@ _ASCII = str.maketrans({
 })  # fmt: skip
 
 
-_INDENT, _GAP = 2, 3  # of tables: before the first column, between two
+_GAP, _DEEPER = 3, 2  # blanks between two columns of a table; before the second line of a row
 _NARROW = 20  # columns that running text needs
 
 
@@ -109,6 +109,7 @@ class Sheet:
         right: Sequence[int] = (),
         wrap: Sequence[int] = (),
         drop: Sequence[int] = (),
+        indent: int = 2,
     ) -> None:
         """Rows of cells without rules; no cell is ever cut.
 
@@ -123,12 +124,12 @@ class Sheet:
         cells = [[self._part(cell) for cell in row] for row in rows]
         if header:
             cells.insert(0, [Text(self.spell(h), "dim") for h in header])
-        widths = [max(c.cell_len for c in column) for column in zip(*cells, strict=True)]
+        widths: list[int] = [max(c.cell_len for c in column) for column in zip(*cells, strict=True)]
         shown = [
-            [i for i in range(len(widths)) if i not in drop[:count]]
+            [i for i, width in enumerate(widths) if width and i not in drop[:count]]
             for count in range(len(drop) + 1)
         ]
-        room = self._console.width - _INDENT
+        room = self._console.width - indent
 
         def width(columns: Sequence[int]) -> int:
             return sum([widths[i] + _GAP for i in columns], -_GAP)
@@ -137,14 +138,19 @@ class Sheet:
         title = wrap[0] if wrap else 0
         spare = max(widths[title] - _NARROW, 0) if wrap else 0
         if whole or width(shown[-1]) - spare <= room:
-            self._side_by_side(cells, whole[0] if whole else shown[-1], right, title)
+            self._side_by_side(cells, whole[0] if whole else shown[-1], right, title, indent)
             return
         others = [[i for i in columns if i != title] for columns in shown]
-        fitting = next((o for o in others if width(o) <= room - _INDENT), others[-1])
-        self._stacked(cells, fitting, right, title, widths)
+        fitting = next((o for o in others if width(o) <= room - _DEEPER), others[-1])
+        self._stacked(cells, fitting, right, title, widths, indent)
 
     def _side_by_side(
-        self, cells: list[list[Text]], columns: Sequence[int], right: Sequence[int], title: int
+        self,
+        cells: list[list[Text]],
+        columns: Sequence[int],
+        right: Sequence[int],
+        title: int,
+        indent: int,
     ) -> None:
         table = Table.grid(padding=(0, _GAP, 0, 0))
         for i in columns:
@@ -155,7 +161,7 @@ class Sheet:
             )
         for row in cells:
             table.add_row(*(row[i] for i in columns))
-        self._console.print(Padding(table, (0, 0, 0, _INDENT)))
+        self._console.print(Padding(table, (0, 0, 0, indent)))
 
     def _stacked(
         self,
@@ -164,15 +170,16 @@ class Sheet:
         right: Sequence[int],
         title: int,
         widths: Sequence[int],
+        indent: int,
     ) -> None:
         for row in cells:
             rest = Text(" " * _GAP).join(
                 _aligned(row[i], widths[i], right=i in right) for i in columns
             )
             own, below = (row[title], rest) if title == 0 else (rest, row[title])
-            for text, indent in ((own, _INDENT), (below, 2 * _INDENT)):
+            for text, left in ((own, indent), (below, indent + _DEEPER)):
                 if text.plain.strip():
-                    self._console.print(Padding(text, (0, 0, 0, indent)))
+                    self._console.print(Padding(text, (0, 0, 0, left)))
 
     def _part(self, part: str | Text) -> Text:
         if isinstance(part, Text):

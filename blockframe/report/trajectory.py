@@ -37,7 +37,9 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     sheet.line(f"lr {_rate(trajectory)} · {steps}{ended}", indent=4)
     rows = [_course(sheet, name, trajectory.series[name]) for name in _shown(trajectory, subject)]
     if rows:
-        sheet.table(rows, ("", "first → last", "course", "least to greatest"), drop=(2, 3))
+        sheet.table(
+            rows, ("", "first → last", "course", "least to greatest"), drop=(2, 3), indent=4
+        )
     held = [_held(group) for group in _by_name(trajectory.inequalities)]
     if held:
         sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
@@ -71,7 +73,7 @@ def _shown(trajectory: Trajectory, subject: Subject) -> list[str]:
 def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[str, ...]:
     present = [v for v in values if v is not None]
     return (
-        f"  {_TITLES.get(name) or name.replace('_', ' ').replace('.', ' ')}",
+        _TITLES.get(name) or name.replace("_", " ").replace(".", " "),
         " → ".join(apart(present[0], present[-1])),
         sparkline(values, unicode=sheet.page.unicode),
         " to ".join(apart(min(present), max(present))),

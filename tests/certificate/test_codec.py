@@ -200,3 +200,9 @@ def test_any_json_but_a_certificate_is_an_error(value: Any) -> None:
     for document in (value, {**head, "subject": value}):
         with pytest.raises(CertificateError):
             Certificate.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("value", [None, 3, b"{}", {}])
+def test_what_is_no_text_is_an_error(value: Any) -> None:
+    with pytest.raises(CertificateError, match="is read from its JSON text, not from a "):
+        Certificate.from_json(value)

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from blockframe.contract.claim import Verdict
 from blockframe.contract.descent import descent_claim
+from blockframe.dynamics.ending import was_interrupted
 from blockframe.dynamics.inequalities import PER_RUN, PER_STEP
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.probes import Probe
 from blockframe.dynamics.run import trajectory
-from blockframe.errors import InputError
+from blockframe.errors import InputError, PluginError
 from blockframe.problem import Problem
 
 CORE = {
@@ -210,3 +213,151 @@ def test_without_second_derivatives_the_rest_is_measured() -> None:
     assert {i.name for i in run.inequalities} == {*PER_STEP, *PER_RUN}
     with pytest.raises(InputError, match="Give a learning rate"):
         trajectory(problem, steps=2, device="cpu")
+
+
+class Failing(nn.Module):
+    """x·w, until its forward or backward has been run ``calls`` times."""
+
+    def __init__(self, error: BaseException, calls: int, *, backward: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 1)
+        self.error, self.calls, self.backward = error, calls, backward
+
+    def fail(self) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            raise self.error
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        if not self.backward:
+            self.fail()
+        elif y.requires_grad:
+            y.register_hook(lambda _: self.fail())
+        return y
+
+
+def failing(error: BaseException, calls: int, **options: Any) -> Problem:
+    torch.manual_seed(0)
+    module = Failing(error, calls, **options)
+    return Problem(module, (torch.eye(2),), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (RuntimeError("no\nluck"), r"the forward raised RuntimeError: no luck, at test_run.py:\d+"),
+        (SystemExit(0), r"the forward raised SystemExit: 0, at test_run.py:\d+"),
+        (RuntimeError("the loss is not finite at step 2"), "the forward raised RuntimeError: .*"),
+        (RuntimeError("interrupted at step 2 by me"), "the forward raised RuntimeError: .*"),
+    ],
+)
+def test_a_forward_that_raises_late_keeps_what_was_measured(
+    error: BaseException, ended: str
+) -> None:
+    run = trajectory(failing(error, 3), lr=0.01, steps=9, device="cpu")
+    assert re.fullmatch(ended + ", at step 3", run.ended)
+    assert run.completed == 2
+    assert all(len(values) == 3 for values in run.series.values())
+    claim = descent_claim(run)
+    assert claim.verdict is Verdict.UNKNOWN
+    assert run.ended in claim.statement
+    assert not was_interrupted(run.ended)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("calls", [0, 2])
+def test_out_of_memory_keeps_what_was_measured(error: Exception, calls: int) -> None:
+    for lr in (0.01, "auto"):
+        run = trajectory(failing(error, calls), lr=lr, steps=9, device="cpu")
+        assert run.ended == f"out of memory at step {calls}"
+        assert len(run.series.get("loss", [])) == calls
+        assert descent_claim(run).verdict is Verdict.UNKNOWN
+
+
+def test_memory_that_ends_in_the_hessian_is_no_lack_of_a_derivative() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    run = trajectory(failing(error, 1, backward=True), lr=0.01, steps=9, device="cpu")
+    assert run.ended == "out of memory at step 0"
+
+
+def test_a_backward_that_raises_late() -> None:
+    once = trajectory(failing(ValueError("no"), 10**6, backward=True), lr=0.01, steps=0)
+    assert once.ended == "completed"
+    run = trajectory(failing(ValueError("no"), 0, backward=True), lr=0.01, steps=9)
+    assert re.fullmatch(r"the backward raised ValueError: no, at .*, at step 0", run.ended)
+
+
+def test_a_forward_that_raises_at_once() -> None:
+    for lr in (0.01, "auto"):
+        run = trajectory(failing(ValueError("no"), 0), lr=lr, steps=9, device="cpu")
+        assert re.fullmatch(r"the forward raised ValueError: no, at .*, at step 0", run.ended)
+        assert (run.completed, run.series) == (0, {})
+
+
+def test_an_error_of_this_program_is_no_ending(
+    mlp: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Iterate, "observe_all", bug)
+    with pytest.raises(RuntimeError, match="a bug"):
+        trajectory(mlp, lr=0.01, steps=1, device="cpu")
+
+
+class Tiring(Probe):
+    name = "tiring"
+
+    def observe(self, it: Iterate) -> float:
+        if it.step == 2:
+            raise KeyError("gone")
+        return 1.0
+
+    def summary(self, series: Any) -> dict[str, Any]:
+        raise SystemExit(1)
+
+
+def test_a_probe_that_fails_keeps_what_was_measured(mlp: Problem) -> None:
+    run = trajectory(mlp, lr=0.01, steps=9, device="cpu", probes=[Tiring])
+    assert run.ended.startswith("stopped at step 2: probe 'tiring' failed at step 2: KeyError")
+    assert run.series["tiring"] == [1.0, 1.0]
+    assert "SystemExit: 1" in run.summary["unavailable"]["summary of tiring"]
+    assert run.summary["loss"]["last"] == run.series["loss"][-1]
+
+
+class Bounded:
+    """A loss whose bound is what it is made with."""
+
+    name = "bounded"
+
+    def __init__(self, bound: Any) -> None:
+        self.bound = bound
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.square().mean()
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.bound == 1:
+            raise ValueError("check")
+
+    def infimum(self, targets: Tensor) -> float:
+        return float(self.bound)
+
+
+@pytest.mark.parametrize(
+    ("bound", "says"), [("x", "infimum of loss"), (math.nan, "is NaN"), (1, "ValueError: check")]
+)
+def test_a_contributed_loss_that_fails_is_named(mlp: Problem, bound: Any, says: str) -> None:
+    with pytest.raises(PluginError, match=says):
+        trajectory(
+            evolve(mlp, loss="bounded"), lr=0.1, steps=1, device="cpu",
+            losses={"bounded": Bounded(bound)},
+        )  # fmt: skip

@@ -84,6 +84,12 @@ def test_identical_blocks_are_one_row() -> None:
     ]
 
 
+def test_a_head_without_parameters_of_its_own_shares_them() -> None:
+    assert table([block("lm_head", "head", parameters=0)]) == [
+        ["lm_head", "head", "–", "0", "(shared)"]
+    ]
+
+
 def test_a_block_with_another_verdict_or_size_stands_alone() -> None:
     layers = [block(f"h.{i}", "layer") for i in range(4)]
     names = [row[0] for row in table(layers, "HOLDS", "HOLDS", "FAILS", "HOLDS")]

@@ -15,7 +15,9 @@ from blockframe.report.chain import ChainReport
 
 def test_text(refuted: Certificate) -> None:
     text = ChainReport(evolve(refuted.subject, proxy=""), 0.0).text(Page())
-    assert text.startswith("toy · ToyModel · 13,824 parameters\nchain  embed → 3 × [pre-norm")
+    assert text.startswith(
+        "toy · ToyModel · 13,824 parameters, full size\nchain  embed → 3 × [pre-norm"
+    )
     assert "replay exact" in text
     assert "h.0-2.mlp" in text
 

@@ -36,7 +36,7 @@ proxy  3 layers × 16; numbers are measured on it; replay exact
   h.0-2.attention   3 ×   attention   pre-norm        1,088   HOLDS
   h.0-2.mlp         3 ×   MLP         pre-norm        2,144   FAILS
   ln_f                    norm        –                  32   HOLDS
-  lm_head                 head        –                   0   HOLDS
+  lm_head                 head        –          0 (shared)   HOLDS
 
   trajectory  measured on the proxy (3 layers × 16) · text, 4 sequences of 8 tokens · loss ce
     lr 0.118 = 0.9 × 2/λ(θ₀) · 4 steps
@@ -67,7 +67,7 @@ def test_saved(refuted: Certificate) -> None:
     )
 
 
-@pytest.mark.parametrize("width", [40, 60, 100, 160])
+@pytest.mark.parametrize("width", [40, 45, 50, 55, 60, 80, 100, 160])
 @pytest.mark.parametrize("unicode", [True, False])
 def test_width_and_character_set(refuted: Certificate, width: int, unicode: bool) -> None:
     text = render(refuted, width=width, unicode=unicode)
@@ -75,6 +75,27 @@ def test_width_and_character_set(refuted: Certificate, width: int, unicode: bool
     assert text.isascii() is not unicode
     for word in ("REFUTED", "A101", "smoothness", "0.118", "net.py:17"):
         assert word in text
+    for number in ("5.62 → 3.07", "15.1 → 14.9", "4,096", "h.0-2.attention", "lm_head"):
+        assert (number if unicode else number.replace("→", "->")) in text
+    assert "…" not in text
+
+
+def test_what_is_left_out_on_a_narrow_page(refuted: Certificate) -> None:
+    """Whole columns, what is said elsewhere first; the rest of a row goes below its title."""
+    assert "█▆▄▂▁" in render(refuted, width=80)
+    narrow = render(refuted, width=60)
+    assert "█▆▄▂▁" not in narrow
+    assert "least to greatest" in render(refuted, width=75) != narrow
+    assert "\n    directional smoothness M   15.1 → 14.9" in narrow
+    assert "\n  D dissipativity   UNKNOWN   –\n    not decided by this version\n" in (
+        render(refuted, width=50)
+    )
+    assert "\n    directional smoothness M\n      15.1 → 14.9    14.9 to 15.2\n" in render(
+        refuted, width=40
+    )
+    assert "\n  h.0-2.attention\n    3 ×   attention        1,088   HOLDS\n" in render(
+        refuted, width=40
+    )
 
 
 def test_color_only_where_asked(refuted: Certificate) -> None:
@@ -112,8 +133,54 @@ def test_a_failure_of_the_run_alone_blames_the_run(refuted: Certificate) -> None
     assert "REFUTED: descent fails on this run, at this learning rate" in text
     assert "the contract does not hold" not in text
     assert "4 of 20 steps · ended: diverged at step 4" in text
-    assert "monotone decrease violated at step 2: 5 > 4" in text
+    assert "monotone decrease first violated at step 2: 5 > 4" in text
     assert "the run ended early: diverged at step 4" in text
+
+
+def test_a_failure_of_the_network_and_one_of_the_run_are_two(refuted: Certificate) -> None:
+    witness = Finding("D401", "the loss rose", witness={"step": 2})
+    descent = Claim(
+        "descent", Verdict.FAILS, "at 2", Evidence.MEASURED, "trajectory", findings=(witness,)
+    )
+    text = " ".join(render(evolve(refuted, claims=(*refuted.claims[:-1], descent))).split())
+    assert (
+        "REFUTED: analyticity fails: the contract does not hold for this network. Training may "
+        "still work; the theorem does not say so. Besides, descent fails on this run, at this "
+        "learning rate; a smaller --lr may pass. nothing"
+    ) in text
+
+
+def test_one_quantity_has_one_name(refuted: Certificate) -> None:
+    assert refuted.trajectory is not None
+    run = evolve(
+        refuted.trajectory,
+        series={"sharpness.stability": [0.5, 1.5]},
+        inequalities=(Inequality("stability", 0, 1.25, 1.0, False),),
+    )
+    text = render(evolve(refuted, trajectory=run))
+    assert "\n    η·λ/2 (sharpness)   0.5 → 1.5" in text
+    assert (
+        "\n    stability, η·Λ/2 (largest curvature of the step), "
+        "first violated at step 0: 1.25 > 1\n"
+    ) in text
+
+
+@pytest.mark.parametrize(
+    ("lr", "rule", "says"),
+    [
+        (100.0, "as given", "lr 100, as given"),
+        (0.118, "0.9 × 2/λ", "lr 0.118 = 0.9 × 2/λ"),
+        (1.0, "1, because the gradient is 0", "lr 1, because the gradient is 0"),
+        (0.0, "not chosen", "lr 0, not chosen"),
+        (0.5, "", "lr 0.5"),
+    ],
+)
+def test_the_learning_rate_and_its_rule(
+    refuted: Certificate, lr: float, rule: str, says: str
+) -> None:
+    assert refuted.trajectory is not None
+    run = evolve(refuted.trajectory, lr=lr, lr_rule=rule)
+    assert f"\n    {says} · 4 steps\n" in render(evolve(refuted, trajectory=run))
 
 
 def test_evidence_is_what_the_claim_says_and_nothing_more(refuted: Certificate) -> None:
