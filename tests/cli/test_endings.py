@@ -86,7 +86,7 @@ def test_a_signal_keeps_what_was_measured(number: signal.Signals, twice: str, mo
     assert certificate.trajectory.ended.endswith(f"by {number.name}")
     assert certificate.trajectory.ended.startswith("interrupted at step ")
     assert certificate.trajectory.completed > 0
-    assert certificate.claim("analyticity").verdict == "HOLDS"
+    assert {c.clause for c in certificate.claims} > {"analyticity", "descent"}
 
 
 def test_what_is_ignored_stays_ignored(models: Path) -> None:
@@ -121,18 +121,16 @@ def test_a_terminal_that_is_hung_up(models: Path) -> None:
     assert certificate.trajectory.ended.endswith("by SIGHUP")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "2>/dev/full"])
-def test_closed_streams(closed: str, models: Path) -> None:
+@pytest.mark.parametrize(
+    ("closed", "shown"),
+    [(">&-", False), ("2>&-", True), ("<&-", True), ("<&- >&- 2>&-", False), ("2>/dev/full", True)],
+)
+def test_closed_streams(closed: str, shown: bool, models: Path) -> None:
     done = shell(f"certify m.py:plain --static-only --out . {closed}")
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
-    assert ("INCONCLUSIVE" in done.stdout) == ("1>" not in closed and not done_stdout(closed))
+    assert ("INCONCLUSIVE" in done.stdout) == shown
     assert store.read(models / "m.py-plain.cert.json").claim("analyticity").verdict == "HOLDS"
-
-
-def done_stdout(closed: str) -> bool:
-    """Whether standard output is among what is closed."""
-    return ">&-" in closed.replace("2>&-", "")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full"])
