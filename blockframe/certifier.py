@@ -15,7 +15,7 @@ from blockframe.blocks import Block, BlockChain
 from blockframe.certificate.model import BlockSummary, Certificate, Subject, Trajectory
 from blockframe.contract.claim import Claim
 from blockframe.contract.contract import Contract
-from blockframe.contract.descent import descent_claim
+from blockframe.contract.descent import descent_claim, no_descent_claim
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.probes import Probe
 from blockframe.dynamics.run import observe, run_options
@@ -164,11 +164,13 @@ def certify(
     try:
         analysis = Analysis.of(problem, Catalogue.of(registry.atoms()), _cut(registry))
     except CaptureError as refusal:
-        subject = _subject(problem, None)
-        return _assembled(subject, contract.refused(refusal), None)
+        subject = _subject(problem, None, settings)
+        return _assembled(subject, contract.refused(refusal), None, seed, init)
     progress.stage("deciding the contract")
     claims = contract.decide(analysis)
     run = None
+    if not static_only and not observed:
+        claims = [*claims, no_descent_claim(problem)]
     if observed:
         measured = analysis.measured or analysis
         run = observe(
@@ -176,7 +178,7 @@ def certify(
             scale="full" if problem.has_weights else "proxy", progress=progress,
         )  # fmt: skip
         claims = [*claims, descent_claim(run)]
-    return _assembled(_subject(problem, analysis), claims, run)
+    return _assembled(_subject(problem, analysis, settings), claims, run, seed, init)
 
 
 def _known(registry: Registry | None) -> Registry:
@@ -241,11 +243,14 @@ def summary(block: Block) -> BlockSummary:
     return BlockSummary(block.name, block.role, block.parameters, residual, state)
 
 
-def _subject(problem: Problem, analysis: Analysis | None) -> Subject:
+def _subject(
+    problem: Problem, analysis: Analysis | None, settings: Mapping[str, Any] | None
+) -> Subject:
     runnable = problem.runnable
     measured = analysis.measured if analysis else None
     return Subject(
         spec=problem.spec or type(problem.module).__name__,
+        settings={k: v if _plain(v) else str(v) for k, v in (settings or {}).items()},
         class_name=type(problem.module).__name__,
         parameters=problem.parameters,
         scale="full",
@@ -257,8 +262,16 @@ def _subject(problem: Problem, analysis: Analysis | None) -> Subject:
     )
 
 
-def _assembled(subject: Subject, claims: list[Claim], run: Trajectory | None) -> Certificate:
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _assembled(
+    subject: Subject, claims: list[Claim], run: Trajectory | None, seed: int, init: str
+) -> Certificate:
     environment = {
+        "seed": str(seed),
+        "init": init,
         "blockframe": core_version(),
         "python": platform.python_version(),
         "torch": version("torch"),

@@ -35,5 +35,8 @@ def lookup(
         InputError: there is no such name (or ``error``); it suggests the nearest.
     """
     if name not in known:
-        raise error(f"there is no {kind} {name!r}", suggestion(name, known))
+        remedy = suggestion(name, known)
+        if kind == "probe":
+            remedy += " The built-in ones are always measured."
+        raise error(f"there is no {kind} {name!r}", remedy)
     return known[name]

@@ -40,6 +40,7 @@ class Subject:
     blocks: tuple[BlockSummary, ...] = ()
     data: str = ""
     loss: str = ""
+    settings: dict[str, Any] = field(factory=dict)  # ``--set`` of the command line
     proxy: str = ""  # how the proxy that numbers were measured on was reduced; "" if none was
     replay_exact: bool | None = None  # chain = model, bit for bit, on CPU; None: not run
 

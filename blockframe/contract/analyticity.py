@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
-from blockframe.contract.finding import declared, doubts, finding
+from blockframe.contract.finding import declared, doubts, finding, plural
 
 if TYPE_CHECKING:
     from blockframe.analysis import Analysis
@@ -68,14 +68,14 @@ class AnalyticityClause:
         ops = sum(c.numbers["ops"] for c in blocks)
         unreachable = sum(c.numbers.get("kinks out of reach", 0) for c in blocks)
         if verdict is Verdict.HOLDS:
-            why = f"{len(blocks)} blocks, {ops} ops, " + _reach(unreachable)
+            why = f"{plural(len(blocks), 'block')}, {plural(ops, 'op')}, " + _reach(unreachable)
         else:
             bad = [c for c in blocks if c.verdict is verdict]
             what = ", ".join(
                 dict.fromkeys(_what(f) for c in bad for f in c.findings if _counts(f, verdict))
             )
             what = what or ", ".join(dict.fromkeys(_what(d) for d in against))
-            why = f"{what} in {len(bad)} of {len(blocks)} blocks"
+            why = f"{what} in {len(bad)} of {plural(len(blocks), 'block')}"
         return Claim(
             self.name,
             verdict,
@@ -100,13 +100,13 @@ def _evidence(verdict: Verdict, declared: bool) -> Evidence | None:
 
 def _statement(verdict: Verdict, ops: int, findings: Sequence[Finding], unreachable: int) -> str:
     if verdict is Verdict.HOLDS:
-        return f"analytic: {ops} ops, " + _reach(unreachable)
+        return f"analytic: {plural(ops, 'op')}, " + _reach(unreachable)
     what = ", ".join(dict.fromkeys(_what(f) for f in findings if _counts(f, verdict)))
     return f"not analytic: {what}" if verdict is Verdict.FAILS else f"not decided: {what}"
 
 
 def _reach(unreachable: int) -> str:
-    return f"{unreachable} kinks, all out of reach" if unreachable else "no kink reachable"
+    return f"{plural(unreachable, 'kink')} out of reach" if unreachable else "no kink reachable"
 
 
 def _counts(finding: Finding, verdict: Verdict) -> bool:

@@ -35,6 +35,11 @@ HELP = {
 }
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 block``, ``2 blocks``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def finding(
     analysis: Analysis, index: int, code: str, message: str, witness: dict[str, Any] | None
 ) -> Finding:

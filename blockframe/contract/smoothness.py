@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
-from blockframe.contract.finding import declared, doubts, finding
+from blockframe.contract.finding import declared, doubts, finding, plural
 
 if TYPE_CHECKING:
     from blockframe.analysis import Analysis
@@ -120,7 +120,7 @@ class SmoothnessClause:
         branches = [e for e in envelopes if e.branch is not None]
         additive = [e for e in branches if e.additive]
         if holds:
-            why = f"{len(blocks)} blocks, each polynomial in |θ_l| and |z|"
+            why = f"{plural(len(blocks), 'block')}, each polynomial in |θ_l| and |z|"
             if branches and len(additive) == len(branches):
                 why += (
                     "; every residual branch bounded independently of its input: additive in depth"
@@ -130,7 +130,7 @@ class SmoothnessClause:
                 why += "independently of their input"
         else:
             bad = [e for e in envelopes if not e.jet.bounded]
-            why = f"no polynomial bound found for {len(bad)} of {len(blocks)} blocks"
+            why = f"no polynomial bound found for {len(bad)} of {plural(len(blocks), 'block')}"
             if not bad:
                 why = _NOT_THE_MODULE
         proved = not any(c.evidence is Evidence.DECLARED for c in blocks)

@@ -58,7 +58,7 @@ def _export(problem: Problem) -> ExportedProgram:
             return torch.export.export(problem.module, problem.inputs, keywords, strict=False)
         # The forward is foreign code and the tracer runs it: anything can come out of it. It is
         # turned into a refusal here, and never into an answer.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             run_forward(problem, grad=True)
             raise _refusal(error) from error
 
@@ -72,7 +72,7 @@ def run_forward(problem: Problem, *, grad: bool = False) -> Any:
     with evaluation_mode(problem.module), torch.set_grad_enabled(grad):
         try:
             return problem.module(*problem.inputs, **problem.keywords)
-        except Exception as error:  # foreign code again
+        except (Exception, SystemExit) as error:  # foreign code again
             where = from_exception(error)
             shapes = ", ".join(str(tuple(x.shape)) for x in problem.inputs)
             raise InputError(
@@ -82,9 +82,9 @@ def run_forward(problem: Problem, *, grad: bool = False) -> Any:
             ) from error
 
 
-def _refusal(error: Exception) -> CaptureError:
+def _refusal(error: BaseException) -> CaptureError:
     where = from_exception(error)
-    text = str(error)
+    text = "" if _first_line(error) == "no message" else str(error)
     listed = from_trace(text)  # data-dependent guards name the user's call in their message
     where = listed or where
     kind = type(error).__name__
@@ -108,8 +108,12 @@ def _refusal(error: Exception) -> CaptureError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _first_line(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (a message of foreign code that cannot be read is none)
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else "no message"
 
 

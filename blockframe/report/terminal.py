@@ -55,10 +55,12 @@ def write_subject(sheet: Sheet, certificate: Certificate) -> None:
 
 
 def headline(subject: Subject) -> str:
-    """``gpt2 · GPT2LMHeadModel · 124,439,808 parameters, full size``."""
+    """``gpt2 (n_layer=2) · GPT2LMHeadModel · 124,439,808 parameters, full size``."""
     size = "full size" if subject.scale == "full" else subject.scale
     parameters = plural(subject.parameters, "parameter")
-    return f"{subject.spec} · {subject.class_name} · {parameters}, {size}"
+    settings = ", ".join(f"{k}={v}" for k, v in subject.settings.items())
+    spec = f"{subject.spec} ({settings})" if settings else subject.spec
+    return f"{spec} · {subject.class_name} · {parameters}, {size}"
 
 
 def _libraries(environment: dict[str, str]) -> list[str]:
