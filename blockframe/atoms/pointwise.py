@@ -463,7 +463,7 @@ SMOOTH = (
         source=THEORY,
     ),
     Pointwise(
-        ("aten::log_sigmoid", "aten::log_sigmoid_forward"),
+        "aten::log_sigmoid",
         value=lambda t: -_softplus(-t),
         monotone=1,
         range=Interval(-INF, 0.0),

@@ -97,6 +97,10 @@ class Growth(Domain[Jet]):
             value = self._constant(node)
         elif node.index in self.kinks:
             value = self._lost(node, self.kinks[node.index])
+        elif any(self.varies[i] and _whole(self.graph[i]) for i in node.operands):
+            value = self._lost(
+                node, f"{_short(node)} chooses by integers or truth values that vary"
+            )
         else:
             value = self._within_range(node, value)
         self.jets[node.index] = value

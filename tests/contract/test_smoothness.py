@@ -272,6 +272,12 @@ def test_real_layers_stay_below_their_envelope(module: nn.Module, shape: tuple[i
 
 
 NO_ENVELOPE = {
+    "a where on a comparison": lambda x: torch.where(x > 0, x, 2.0 * x.tanh()),
+    "a gather at the argmax": lambda x: x.flip(-1).gather(-1, x.argmax(-1, keepdim=True)) * x,
+    "an index by the argmax": lambda x: x[:, x[0].argmax()].unsqueeze(1) * x.tanh(),
+    "a masked fill by a comparison": lambda x: x.masked_fill(x > 0.3, 0.0),
+    "a product with a mask": lambda x: x * (x > 0),
+    "one hot": lambda x: F.one_hot(x.argmax(-1), 4).to(x.dtype) * x,
     "averages of uneven windows": lambda x: F.avg_pool1d(x[None], 3, 1, 1, count_include_pad=False)[
         0
     ],
