@@ -65,7 +65,7 @@ class NoCopy(nn.Linear):
 
 def test_a_forward_that_exits_does_not_end_the_process() -> None:
     problem = Problem(Exits(), (torch.ones(3, 2),))
-    with pytest.raises(InputError, match="the forward of Exits raised SystemExit: 0"):
+    with pytest.raises(InputError, match="SystemExit: 0"):
         supply(problem, Request(data="random"))
     with pytest.raises(InputError, match="NoCopy cannot be copied: SystemExit"):
         supply(Problem(NoCopy(2, 1), (torch.ones(3, 2),)), Request(init="he"))
