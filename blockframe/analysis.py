@@ -31,8 +31,7 @@ class Analysis:
 
     Attributes:
         chain: the chain that is decided about.
-        measured: the analysis of a problem whose parameters hold numbers: this one, its proxy's,
-            or None where there is none.
+        proxy: the analysis of the problem's proxy, where its own parameters hold no numbers.
         objections: what speaks against the graph standing for the module, found by running it;
             None where nothing could be run.
     """
@@ -68,6 +67,7 @@ class Analysis:
 
     @property
     def measured(self) -> Analysis | None:
+        """The analysis of a problem whose parameters hold numbers: this one, its proxy's or none."""
         return self if self.chain.problem.has_weights else self.proxy
 
     @cached_property
