@@ -67,7 +67,7 @@ class Analysis:
 
     @property
     def measured(self) -> Analysis | None:
-        """The analysis of a problem whose parameters hold numbers: this one, its proxy's or none."""
+        """The analysis of a problem whose parameters hold numbers: this one or its proxy's."""
         return self if self.chain.problem.has_weights else self.proxy
 
     @cached_property

@@ -69,7 +69,7 @@ def _patches(spatial: int) -> Callable[[Node, Shape, Shape], float | None]:
 
 
 def _einsum(node: Node, u: Shape, v: Shape) -> float | None:
-    """1 where every summed index stands in both operands."""
+    """1 where every summed index stands in both operands, in one size (1 would be repeated)."""
     equation = str(node.args[0]).replace(" ", "")
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")
@@ -77,7 +77,10 @@ def _einsum(node: Node, u: Shape, v: Shape) -> float | None:
         return None
     clean = all(len(set(t)) == len(t) for t in terms)
     summed = (set(terms[0]) | set(terms[1])) - set(output)
-    return 1.0 if clean and summed <= set(terms[0]) & set(terms[1]) else None
+    if not clean or not summed <= set(terms[0]) & set(terms[1]):
+        return None
+    sizes = dict(zip(terms[0], u, strict=True)), dict(zip(terms[1], v, strict=True))
+    return 1.0 if all(sizes[0][x] == sizes[1][x] for x in summed) else None
 
 
 _PRODUCTS = (

@@ -24,6 +24,11 @@ def _scattered(node: Node) -> float:
     return float(argument(node, 3, "value"))
 
 
+def accumulates(node: Node) -> bool:
+    """Whether a write adds to what is there (``index_put`` with ``accumulate``)."""
+    return bool(node.kwargs.get("accumulate")) or ("index_put" in node.op and True in node.args[3:])
+
+
 def _once(node: Node, shape: Shape) -> int:
     return 1
 

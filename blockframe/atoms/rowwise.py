@@ -43,7 +43,7 @@ def _deviation(node: Node) -> str | None:
 
 def _entries(shape: Shape, dims: Sequence[int]) -> int:
     """Entries of one row."""
-    return math.prod(shape[d] for d in dims)
+    return math.prod(shape[d] for d in dims) if shape else 1
 
 
 def _root(n: float) -> float:
@@ -88,8 +88,9 @@ def _positive(position: int) -> Eps:
         import torch
 
         given = argument(node, position, "eps")
-        if given is None and node.dtype is not None:
-            return float(torch.finfo(node.dtype).eps)
+        if given is None and node.dtype is not None:  # half precision is normalised in float32
+            wide = node.dtype if node.dtype is torch.float64 else torch.float32
+            return float(torch.finfo(wide).eps)
         return float(given) if isinstance(given, (int, float)) and given > 0 else None
 
     return eps

@@ -27,6 +27,7 @@ from blockframe.atoms.facts import (
     Source,
 )
 from blockframe.atoms.interval import ANYTHING, Interval
+from blockframe.atoms.layout import accumulates
 from blockframe.domains.interpreter import Domain, interpret
 from blockframe.domains.range import Range
 from blockframe.graph.graph import Graph, Node, NodeKind, Ref
@@ -281,11 +282,6 @@ def analyticity(
     domain = AnalyticityDomain(graph, varies, ranges, constants)
     reach = interpret(graph, domain, catalogue)
     return Analyticity(tuple(domain.issues), reach, tuple(domain.notes), tuple(domain.unreachable))
-
-
-def accumulates(node: Node) -> bool:
-    """Whether a write adds to what is there."""
-    return bool(node.kwargs.get("accumulate")) or ("index_put" in node.op and True in node.args[3:])
 
 
 def _union(values: list[int]) -> int:

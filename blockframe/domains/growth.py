@@ -7,7 +7,7 @@ second derivative in (theta_l, z) jointly, as polynomials in s >= |theta_l| and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blockframe.atoms.facts import (
     Bilinear,
+    Bounds,
     Detached,
     Discrete,
     Layout,
@@ -27,7 +28,8 @@ from blockframe.atoms.facts import (
     Source,
     argument,
 )
-from blockframe.atoms.interval import up
+from blockframe.atoms.interval import Interval, up
+from blockframe.atoms.layout import accumulates
 from blockframe.domains.interpreter import Domain
 from blockframe.domains.polynomial import Polynomial
 from blockframe.domains.range import Range
@@ -139,6 +141,8 @@ class Growth(Domain[Jet]):
 
     def layout(self, node: Node, atom: Layout, operands: list[Jet]) -> Jet:
         indices = {r.index for p in atom.index if p < len(node.args) for r in _refs(node.args[p])}
+        if accumulates(node):  # many entries may be added in one place
+            return self._unknown_constant(node)
         total = Jet(NOTHING)
         for operand, jet in zip(node.operands, operands, strict=True):
             if operand in indices:
@@ -270,7 +274,7 @@ class Growth(Domain[Jet]):
         if atom.growth and atom.lipschitz is not None and atom.curvature is not None:
             bounds = (atom.growth, atom.lipschitz, atom.curvature)
         elif atom.on is not None and where.finite:
-            bounds = atom.on(where)
+            bounds = _bounds(atom.on, where)
         if bounds is None:
             return self._lost(node, f"{_short(node)} of a value in {where} has no polynomial bound")
         (c0, c1), slope, curvature = bounds
@@ -349,6 +353,14 @@ class Growth(Domain[Jet]):
         if self.varies[node.index]:
             self.reasons.append((node.index, why))
         return NO_BOUND
+
+
+def _bounds(on: Callable[[Interval], Bounds | None], where: Interval) -> Bounds | None:
+    """Bounds on an interval; None where they are beyond the numbers of a float."""
+    try:
+        return on(where)
+    except ArithmeticError:
+        return None
 
 
 def _whole(node: Node) -> bool:

@@ -24,6 +24,7 @@ from blockframe.atoms.facts import (
     Source,
 )
 from blockframe.atoms.interval import ANYTHING, REALS, Interval, hull
+from blockframe.atoms.layout import accumulates
 from blockframe.domains.interpreter import Domain, interpret
 from blockframe.graph.graph import Graph, Node, Ref, substitute
 
@@ -110,9 +111,7 @@ class RangeDomain(Domain[Range]):
             for r in _refs(a)
         ]
         moved += [self.values[r.index] for a in node.kwargs.values() for r in _refs(a)]
-        if bool(node.kwargs.get("accumulate")) or (
-            "index_put" in node.op and True in node.args[3:]
-        ):
+        if accumulates(node):
             return Range(REALS if all(m.whole.finite for m in moved) else ANYTHING)
         masked = None
         if len(moved) == 1 and moved[0].masked is not None and not atom.index:

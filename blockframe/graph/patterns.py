@@ -62,7 +62,8 @@ def _mean_square(graph: Graph, argument: object, x: Node) -> tuple[int, float] |
     if square is None or not _is_square_of(graph, square, x):
         return None
     assert x.shape is not None
-    return math.prod(x.shape[d] for d in mean.args[1]), float(eps)
+    dims = mean.args[1] or range(len(x.shape))  # none named: all
+    return math.prod(x.shape[d] for d in dims), float(eps)
 
 
 def _is_square_of(graph: Graph, square: Node, x: Node) -> bool:

@@ -6,7 +6,8 @@ reports where their gradient is stopped, a number is taken out of them, or a hoo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,8 @@ _TAKEN_OUT = {
     "__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "tolist", "numpy",
     "is_nonzero", "equal", "allclose", "__contains__",
 }  # fmt: skip
+_ONE_BY_ONE = {"broadcast_tensors", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d"}
+"""Their i-th value is made from the i-th operand alone."""
 _OF_SHAPE = {
     "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like",
     "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided",
@@ -49,7 +52,12 @@ class Watch(TorchFunctionMode):
         if (varying or chosen) and name in _TAKEN_OUT:
             self.taken[name] = None
         result = func(*args, **(kwargs or {}))
-        if varying and name not in _OF_SHAPE:
+        if varying and name in _ONE_BY_ONE:
+            inputs = tensors if len(tensors) == len(result) else []
+            for source, value in zip(inputs, result, strict=False):
+                if id(source) in self.varying or source.requires_grad:
+                    self._follow(name, (), value)
+        elif varying and name not in _OF_SHAPE:
             self._follow(name, args, result)
         elif chosen:
             values = pytree.tree_leaves(result)
@@ -104,14 +112,30 @@ def saved_tensor_hooks() -> Iterator[list[str]]:
 def state(module: torch.nn.Module) -> dict[str, object]:
     """What a forward could change of a module: plain attributes, and which tensors it holds."""
     found: dict[str, object] = {}
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        found[name] = id(tensor)
     for path, part in module.named_modules():
         for key, value in vars(part).items():
             name = f"{path}.{key}" if path else key
             if isinstance(value, (bool, int, float, str)) or value is None:
                 found[name] = value
-            elif isinstance(value, Tensor):
-                found[name] = id(value)
+            elif key not in _MACHINERY:
+                found[name] = _outline(value, 3)
     return found
+
+
+_MACHINERY = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+
+
+def _outline(value: object, depth: int) -> object:
+    """What can be compared of a value: plain ones, tensors by identity, containers item by item."""
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    if isinstance(value, Mapping) and depth and len(value) <= 1000:
+        return {str(k): _outline(v, depth - 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset, deque)) and depth and len(value) <= 1000:
+        return [_outline(v, depth - 1) for v in value]
+    return id(value)
 
 
 def changed(before: dict[str, object], after: dict[str, object]) -> list[str]:

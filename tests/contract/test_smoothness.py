@@ -206,6 +206,10 @@ STEPS: dict[str, Callable[..., Tensor]] = {
     "a constant factor": lambda x: x * torch.arange(4.0),
     "a where": lambda x: torch.where(torch.arange(4) > 1, x, 0.3),
     "half": lambda x: x / 2.0,
+    "a softmax of one number": lambda x: x * x.sum().softmax(0),
+    "rms norm of everything": lambda x: (
+        x * torch.rsqrt(torch.mean(x.pow(2), dim=None, keepdim=True) + 1e-3)
+    ),
     "rotary": lambda x: (
         x * torch.cos(torch.arange(4.0))
         + torch.cat([-x[:, 2:], x[:, :2]], -1) * torch.sin(torch.arange(4.0))
@@ -272,6 +276,14 @@ def test_real_layers_stay_below_their_envelope(module: nn.Module, shape: tuple[i
 
 
 NO_ENVELOPE = {
+    "many writes added in one place": lambda x: torch.zeros(2).index_put(
+        (torch.zeros(12, dtype=torch.long),), x.flatten(), accumulate=True
+    ),
+    "a summed dimension that is repeated": lambda x: torch.einsum(
+        "bj,kj->bk", x[:, :1], torch.ones(4, 100)
+    ),
+    "a margin beyond the numbers": lambda x: (x.square() + 5e-324).log(),
+    "a root with such a margin": lambda x: (x.square() + 1e-300).rsqrt(),
     "a where on a comparison": lambda x: torch.where(x > 0, x, 2.0 * x.tanh()),
     "a gather at the argmax": lambda x: x.flip(-1).gather(-1, x.argmax(-1, keepdim=True)) * x,
     "an index by the argmax": lambda x: x[:, x[0].argmax()].unsqueeze(1) * x.tanh(),

@@ -229,6 +229,40 @@ def test_a_counter_in_the_forward() -> None:
     assert codes(Counting()) == {"A903"}
 
 
+@pytest.mark.parametrize("store", [dict, list])
+def test_a_counter_in_a_container(store: type) -> None:
+    class Counting(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.n = {0: 0} if store is dict else [0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.n[0] += 1
+            return torch.relu(self.linear(x)) if self.n[0] > 50 else torch.tanh(self.linear(x))
+
+    assert codes(Counting()) == {"A903"}
+
+
+def test_a_constant_beside_a_parameter_is_not_stopped() -> None:
+    class Pair(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = torch.broadcast_tensors(self.linear.bias, torch.arange(3.0, dtype=x.dtype))
+            return torch.tanh(self.linear(x)) * a * b
+
+    assert codes(Pair()) == set()
+
+
+def test_a_view_after_fused_attention() -> None:
+    def g(y: Tensor) -> Tensor:
+        q = y.view(1, 2, 1, 3).transpose(1, 2)
+        scores = q @ q.transpose(2, 3)
+        scores += torch.ones(2, 2, dtype=y.dtype)
+        z = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+        return z.transpose(1, 2).contiguous().view(2, 3) + 0.0 * scores.sum()
+
+    assert codes(Net(g)) == set()
+
+
 def test_a_cache_that_the_first_forward_fills() -> None:
     from blockframe.analysis import Analysis
     from blockframe.atoms.catalogue import Catalogue
