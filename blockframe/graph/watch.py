@@ -52,9 +52,9 @@ class Watch(TorchFunctionMode):
         if (varying or chosen) and name in _TAKEN_OUT:
             self.taken[name] = None
         result = func(*args, **(kwargs or {}))
-        if varying and name in _ONE_BY_ONE:
-            inputs = tensors if len(tensors) == len(result) else []
-            for source, value in zip(inputs, result, strict=False):
+        paired = name in _ONE_BY_ONE and not isinstance(result, Tensor)
+        if varying and paired and len(tensors) == len(result):
+            for source, value in zip(tensors, result, strict=True):
                 if id(source) in self.varying or source.requires_grad:
                     self._follow(name, (), value)
         elif varying and name not in _OF_SHAPE:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blockframe.graph.capture import capture
 from blockframe.graph.guard import objections
+from blockframe.graph.watch import Watch
 from blockframe.problem import Problem
 
 
@@ -250,6 +251,16 @@ def test_a_constant_beside_a_parameter_is_not_stopped() -> None:
             return torch.tanh(self.linear(x)) * a * b
 
     assert codes(Pair()) == set()
+
+
+def test_a_shape_op_of_one_value_is_followed() -> None:
+    weight = nn.Parameter(torch.ones(2, 3))
+    with Watch([weight]) as watch:
+        one = torch.atleast_3d(weight)
+        first, second = torch.atleast_3d(weight, torch.ones(2))
+    assert {id(one), id(first)} <= watch.varying.keys()
+    assert id(second) not in watch.varying
+    assert not watch.stopped
 
 
 def test_a_view_after_fused_attention() -> None:
