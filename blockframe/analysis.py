@@ -108,11 +108,11 @@ class Analysis:
 
     def owned(self, block: Block) -> list[int]:
         """The varying nodes of `graph` that belong to ``block``, in order."""
-        return [
-            n.index
-            for n in self.graph
-            if self.varies[n.index] and self.chain.owners.get(n.origin) is block
-        ]
+        return [n.index for n in self.graph if self.varies[n.index] and self.owns(block, n.index)]
+
+    def owns(self, block: Block, index: int) -> bool:
+        """Whether node ``index`` of `graph` belongs to ``block``."""
+        return self.chain.owners.get(self.graph[index].origin) is block
 
     def exits(self, block: Block) -> tuple[int, ...]:
         """The nodes of `graph` that are the state after ``block``."""
@@ -123,7 +123,7 @@ class Analysis:
         return [
             issue
             for issue in self.analyticity.reaching(*self.exits(block))
-            if self.chain.owners.get(self.graph[issue.node].origin) is block
+            if self.owns(block, issue.node)
         ]
 
 

@@ -17,10 +17,9 @@ def _always(node: Node, of: Ranges) -> bool:
     if apart:
         return True
     # a <= b where they can only touch: decided, though not for < and ==
-    name = node.op.removeprefix("aten::").partition(".")[0]
-    if name in ("le", "gt", "greater"):
+    if node.short in ("le", "gt", "greater"):
         return a.hi == b.lo
-    return name in ("ge", "lt", "less") and b.hi == a.lo
+    return node.short in ("ge", "lt", "less") and b.hi == a.lo
 
 
 def _real(node: Node, of: Ranges) -> bool:

@@ -33,7 +33,7 @@ class AnalyticityClause:
         self, analysis: Analysis, block: Block, found: _Witnesses, against: list[Finding]
     ) -> Claim:
         issues = analysis.issues(block)
-        findings = [found.finding(analysis, block, issue) for issue in issues]
+        findings = [found.finding(analysis, issue) for issue in issues]
         notes = _notes(analysis, block)
         ops = len(analysis.owned(block))
         verdict = Verdict.HOLDS
@@ -118,19 +118,15 @@ def _what(finding: Finding) -> str:
     return finding.op.removeprefix("aten::").partition(".")[0] or finding.code
 
 
-def _owned(analysis: Analysis, index: int, block: Block) -> bool:
-    return analysis.chain.owners.get(analysis.graph[index].origin) is block
-
-
 def _unreachable(analysis: Analysis, block: Block) -> int:
-    return sum(_owned(analysis, i, block) for i, _ in analysis.analyticity.unreachable)
+    return sum(analysis.owns(block, i) for i, _ in analysis.analyticity.unreachable)
 
 
 def _notes(analysis: Analysis, block: Block) -> list[Finding]:
     return [
         finding(analysis, index, "A105", text, None)
         for index, text in analysis.analyticity.notes
-        if _owned(analysis, index, block)
+        if analysis.owns(block, index)
     ]
 
 
@@ -155,9 +151,8 @@ class _Witnesses:
                 numbers = {"scale": scale, **witness.numbers}
                 self.exact[node] = numbers
                 self.alike.setdefault(_key(measured, node), numbers)
-        self.measured = measured
 
-    def finding(self, analysis: Analysis, block: Block, issue: Issue) -> Finding:
+    def finding(self, analysis: Analysis, issue: Issue) -> Finding:
         if analysis.measured is analysis:
             numbers = self.exact.get(issue.node)
         else:

@@ -26,7 +26,7 @@ from blockframe.domains.analyticity import Issue
 from blockframe.errors import InputError
 from blockframe.foreign import foreign
 from blockframe.graph.evaluate import call, evaluate, leaves
-from blockframe.graph.graph import Node, NodeKind, Ref
+from blockframe.graph.graph import Node, NodeKind, Ref, substitute
 
 LINES = 4
 """Lines that are searched for every issue, each on three scales."""
@@ -131,7 +131,7 @@ class _Search:
     def _compared(self, line: _Line, a: float, b: float) -> Witness | None:
         """The two frozen functions on both sides of [a, b] compared."""
         left, right = line.choices(a), line.choices(b)
-        own = [i for i in self.branching if self._owned(i)]
+        own = [i for i in self.branching if self.analysis.owns(self.block, i)]
         crossed = [i for i in own if not torch.equal(left[i], right[i])]
         after = {**left, **{i: right[i] for i in crossed}}
         at = (a + b) / 2
@@ -146,9 +146,6 @@ class _Search:
                 } | jump
                 return Witness(tuple(crossed), numbers)
         return None
-
-    def _owned(self, index: int) -> bool:
-        return self.analysis.chain.owners.get(self.graph[index].origin) is self.block
 
     def singularity(self, issue: Issue) -> Witness | None:
         """A point at which the block's output is undefined, or near which it is unbounded."""
@@ -185,18 +182,21 @@ class _Line:
 
     def values(self, t: float, choices: Choices | None = None) -> dict[int, Any]:
         """All values at ``t``; with ``choices``, of the function that takes these branches."""
+        with torch.no_grad():
+            return self._evaluated(self._point(t), choices or {})
+
+    def _point(self, t: float) -> dict[int, Tensor]:
+        return {i: p + t * self.direction[i] for i, p in self.start.items()}
+
+    def _evaluated(self, point: Mapping[int, Tensor], choices: Choices) -> dict[int, Any]:
         search = self.search
-        known = dict(search.fixed)
-        for i, p in self.start.items():
-            known[i] = p + t * self.direction[i]
 
         def rule(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            if choices is not None and node.index in choices:
+            if node.index in choices:
                 return _frozen(search.atoms[node.index], choices[node.index], args, kwargs)
             return _exact(node, args, kwargs)
 
-        with torch.no_grad():
-            return evaluate(search.graph, known, search.needed, rule)
+        return evaluate(search.graph, {**search.fixed, **point}, search.needed, rule)
 
     def output(self, t: float, choices: Choices) -> np.ndarray:
         """The block's output at ``t``, flat."""
@@ -224,21 +224,12 @@ class _Line:
         return bool(size > SIGNIFICANCE * noise)
 
     def _rounding(self, t: float, choices: Choices, entry: int) -> float:
-        search = self.search
-        known = dict(search.fixed)
-        for i, p in self.start.items():
-            known[i] = (p + t * self.direction[i]).requires_grad_()
-
-        def rule(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-            if node.index in choices:
-                return _frozen(search.atoms[node.index], choices[node.index], args, kwargs)
-            return _exact(node, args, kwargs)
-
+        point = {i: p.requires_grad_() for i, p in self._point(t).items()}
         with torch.enable_grad():
-            values = evaluate(search.graph, known, search.needed, rule)
+            values = self._evaluated(point, choices)
             output = self._joined(values)[entry]
             inner = [
-                v for i in search.needed
+                v for i in self.search.needed
                 if isinstance(v := values[i], Tensor) and v.requires_grad
             ]  # fmt: skip
             if not output.requires_grad:
@@ -257,8 +248,6 @@ class _Line:
         return {i: self._choice(values, i) for i in self.search.branching}
 
     def _choice(self, values: Mapping[int, Any], index: int) -> Any:
-        from blockframe.graph.graph import substitute
-
         node, atom = self.search.graph[index], self.search.atoms[index]
         if isinstance(atom, Pointwise):
             kinks = torch.tensor([k.at for k in atom.kinks], dtype=torch.float64)
@@ -287,13 +276,11 @@ class _Line:
 
     def _bisected(self, index: int, entry: int, a: float, b: float) -> tuple[float, float]:
         before = self._choice(self.values(a), index).flatten()[entry]
-        while b - a > 1e-13 * (1.0 + abs(a)):
-            middle = (a + b) / 2
-            if middle in (a, b):
-                break
-            here = self._choice(self.values(middle), index).flatten()[entry]
-            a, b = (middle, b) if bool(here == before) else (a, middle)
-        return a, b
+
+        def unchanged(t: float) -> bool:
+            return bool(self._choice(self.values(t), index).flatten()[entry] == before)
+
+        return _bisected(unchanged, a, b, 1e-13)
 
     # --- singular points --------------------------------------------------------------------------
 
@@ -343,12 +330,11 @@ class _Line:
             entry = int(flipped.nonzero()[0])
             a, b = float(grid[k]), float(grid[k + 1])
             sign = float(signs[k].flatten()[entry])
-            while b - a > 1e-14 * (1.0 + abs(a)):
-                middle = (a + b) / 2
-                if middle in (a, b):
-                    break
-                here = float(torch.sign(self.values(middle)[operand]).flatten()[entry])
-                a, b = (middle, b) if here == sign else (a, middle)
+
+            def unchanged(t: float, entry: int = entry, sign: float = sign) -> bool:
+                return float(torch.sign(self.values(t)[operand]).flatten()[entry]) == sign
+
+            a, b = _bisected(unchanged, a, b, 1e-14)
             sizes = [float(np.abs(self.output(a - h, {})).max()) for h in (1e-3, 1e-5, 1e-7)]
             if (
                 all(math.isfinite(s) for s in sizes)
@@ -357,6 +343,18 @@ class _Line:
             ):
                 return {"t": a, "distances": [1e-3, 1e-5, 1e-7], "largest outputs": sizes}
         return None
+
+
+def _bisected(
+    unchanged: Callable[[float], bool], a: float, b: float, tolerance: float
+) -> tuple[float, float]:
+    """A bracket of the change, ``unchanged`` at its left end and not at its right one."""
+    while b - a > tolerance * (1.0 + abs(a)):
+        middle = (a + b) / 2
+        if middle in (a, b):
+            break
+        a, b = (middle, b) if unchanged(middle) else (a, middle)
+    return a, b
 
 
 def _divisor(node: Node, atom: Atom | None) -> int | None:

@@ -92,7 +92,7 @@ class AnalyticityDomain(Domain[int]):
     def settle(self, node: Node, value: int) -> int:
         if not self.varies[node.index]:
             return 0
-        if value == 0 and node.kind is NodeKind.CALL and _whole(node):
+        if value == 0 and node.kind is NodeKind.CALL and node.is_whole:
             varying = [i for i in node.operands if self.varies[i]]
             if node.index in self.decided or (varying and self.decided.issuperset(varying)):
                 self.decided.add(node.index)
@@ -106,14 +106,14 @@ class AnalyticityDomain(Domain[int]):
         return _union(operands)
 
     def layout(self, node: Node, atom: Layout, operands: list[int]) -> int:
-        if _whole(node) and any(self._floats(i) for i in node.operands):
+        if node.is_whole and any(self._floats(i) for i in node.operands):
             cast = self._issue(node, "A102", f"{node.op} casts a varying value to integers", 0)
             return cast | _union(operands)
         if atom.writes and not accumulates(node) and not self._unique(node, atom):
             return _union(operands) | self._issue(
                 node,
                 "A301",
-                f"{_short(node)} may write twice to one place, and the gradient counts both",
+                f"{node.short} may write twice to one place, and the gradient counts both",
             )
         return _union(operands)
 
@@ -150,7 +150,7 @@ class AnalyticityDomain(Domain[int]):
         if where.finite and 0.0 not in where:
             return found
         return found | self._issue(
-            node, "A103", f"{_short(node)} by a value in {where}, not bounded away from 0"
+            node, "A103", f"{node.short} by a value in {where}, not bounded away from 0"
         )
 
     def pointwise(self, node: Node, atom: Pointwise, operands: list[int]) -> int:
@@ -158,7 +158,7 @@ class AnalyticityDomain(Domain[int]):
         if not node.operands:
             return found
         where = self.ranges[node.operands[0]].whole
-        if any(_complex(self.graph[i]) for i in node.operands):
+        if any(self.graph[i].is_complex for i in node.operands):
             return found | self._issue(
                 node, "A900", f"{node.op} of complex values is not in the catalogue"
             )
@@ -192,22 +192,22 @@ class AnalyticityDomain(Domain[int]):
         what = "jumps" if order == 0 else "has a kink"
         code = "A102" if order == 0 else "A101"
         return self._issue(
-            node, code, f"{_short(node)} {what} where its input crosses {points}", order
+            node, code, f"{node.short} {what} where its input crosses {points}", order
         )
 
     def rowwise(self, node: Node, atom: Rowwise, operands: list[int]) -> int:
         found = _union(operands)
         singular = atom.singular(node)
         if singular is not None:
-            found |= self._issue(node, "A103", f"{_short(node)}: {singular}")
-        if any(_complex(self.graph[i]) for i in node.operands):
+            found |= self._issue(node, "A103", f"{node.short}: {singular}")
+        if any(self.graph[i].is_complex for i in node.operands):
             found |= self._issue(
                 node, "A900", f"{node.op} of complex values is not in the catalogue"
             )
         if not self.ranges[node.index].whole.finite:
             found |= self._issue(
                 node, "A104",
-                f"{_short(node)}: not shown that every row has an entry that is not minus infinity",
+                f"{node.short}: not shown that every row has an entry that is not minus infinity",
             )  # fmt: skip
         return found
 
@@ -216,7 +216,7 @@ class AnalyticityDomain(Domain[int]):
         if atom.chooser is not None or self._decided(node):
             return found  # a condition that varies brings its own issue
         what = "chooses by value: a kink where the choice changes"
-        return found | self._issue(node, "A101", f"{_short(node)} {what}", atom.order)
+        return found | self._issue(node, "A101", f"{node.short} {what}", atom.order)
 
     def _decided(self, node: Node) -> bool:
         """Whether one of two operands is the larger whatever their values."""
@@ -232,13 +232,13 @@ class AnalyticityDomain(Domain[int]):
         found = _union(operands)
         if not any(self._floats(i) for i in node.operands):
             return found  # of integers and truth values: what made them vary has its issue
-        return found | self._issue(node, "A102", f"{_short(node)} jumps as its argument varies", 0)
+        return found | self._issue(node, "A102", f"{node.short} jumps as its argument varies", 0)
 
     def random(self, node: Node, atom: Random, operands: list[int]) -> int:
         found = _union(operands)
         if not atom.active(node):
             return found
-        return found | self._issue(node, "A201", f"{_short(node)} draws random numbers")
+        return found | self._issue(node, "A201", f"{node.short} draws random numbers")
 
     def detached(self, node: Node, atom: Detached, operands: list[int]) -> int:
         return _union(operands) | self._issue(
@@ -263,7 +263,7 @@ class AnalyticityDomain(Domain[int]):
         return self._issue(node, "A900", f"{node.op} of complex values is not in the catalogue")
 
     def _floats(self, index: int) -> bool:
-        return self.varies[index] and not _whole(self.graph[index])
+        return self.varies[index] and not self.graph[index].is_whole
 
     def _of(self, argument: Any) -> Interval:
         if isinstance(argument, Ref):
@@ -289,16 +289,3 @@ def _union(values: list[int]) -> int:
     for v in values:
         mask |= v
     return mask
-
-
-def _whole(node: Node) -> bool:
-    """Whether the value is of integers or truth values (None: a number that the code extracted)."""
-    return node.dtype is not None and not (node.dtype.is_floating_point or node.dtype.is_complex)
-
-
-def _complex(node: Node) -> bool:
-    return node.dtype is not None and node.dtype.is_complex
-
-
-def _short(node: Node) -> str:
-    return node.op.removeprefix("aten::").partition(".")[0]

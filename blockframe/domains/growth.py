@@ -33,7 +33,7 @@ from blockframe.atoms.layout import accumulates
 from blockframe.domains.interpreter import Domain
 from blockframe.domains.polynomial import Polynomial
 from blockframe.domains.range import Range
-from blockframe.graph.graph import Graph, Node, NodeKind, Ref
+from blockframe.graph.graph import Graph, Node, NodeKind, Ref, refs
 from blockframe.graph.patterns import normalised_rows
 
 NOTHING = Polynomial()
@@ -99,10 +99,8 @@ class Growth(Domain[Jet]):
             value = self._constant(node)
         elif node.index in self.kinks:
             value = self._lost(node, self.kinks[node.index])
-        elif any(self.varies[i] and _whole(self.graph[i]) for i in node.operands):
-            value = self._lost(
-                node, f"{_short(node)} chooses by integers or truth values that vary"
-            )
+        elif any(self.varies[i] and _not_real(self.graph[i]) for i in node.operands):
+            value = self._lost(node, f"{node.short} chooses by integers or truth values that vary")
         else:
             value = self._within_range(node, value)
         self.jets[node.index] = value
@@ -117,7 +115,11 @@ class Growth(Domain[Jet]):
 
     def _constant(self, node: Node) -> Jet:
         known = self.constants.get(node.index)
-        if known is None and node.kind is NodeKind.INPUT and not _whole(node):
+        if (
+            known is None
+            and node.kind is NodeKind.INPUT
+            and (node.dtype is None or node.dtype.is_floating_point)
+        ):
             return Jet(STATE.value)  # the data is z_0
         if isinstance(known, Tensor) and known.numel() and not known.is_complex():
             flat = known.detach().to(torch.float64)
@@ -140,7 +142,7 @@ class Growth(Domain[Jet]):
     # --- linear ----------------------------------------------------------------------------------
 
     def layout(self, node: Node, atom: Layout, operands: list[Jet]) -> Jet:
-        indices = {r.index for p in atom.index if p < len(node.args) for r in _refs(node.args[p])}
+        indices = {r.index for p in atom.index if p < len(node.args) for r in refs(node.args[p])}
         if accumulates(node):  # many entries may be added in one place
             return self._unknown_constant(node)
         total = Jet(NOTHING)
@@ -188,7 +190,7 @@ class Growth(Domain[Jet]):
         if atom.divides is not None:
             inverse = self._inverse(node, v)
             if inverse is None:
-                return self._lost(node, f"{_short(node)}: the divisor is not bounded away from 0")
+                return self._lost(node, f"{node.short}: the divisor is not bounded away from 0")
             v = (inverse, v[1])
         norm = atom.norm(node, u[1], v[1])
         if norm is None:
@@ -276,7 +278,7 @@ class Growth(Domain[Jet]):
         elif atom.on is not None and where.finite:
             bounds = _bounds(atom.on, where)
         if bounds is None:
-            return self._lost(node, f"{_short(node)} of a value in {where} has no polynomial bound")
+            return self._lost(node, f"{node.short} of a value in {where} has no polynomial bound")
         (c0, c1), slope, curvature = bounds
         value = u.value.times(c1) + self._number(node, c0).value
         return u.through(value, slope, curvature)
@@ -321,7 +323,7 @@ class Growth(Domain[Jet]):
 
     def selection(self, node: Node, atom: Selection, operands: list[Jet]) -> Jet:
         if atom.chooser is None:
-            return self._lost(node, f"{_short(node)} is not twice differentiable")
+            return self._lost(node, f"{node.short} is not twice differentiable")
         total = Jet(NOTHING)
         for position, part in enumerate(node.args):
             if position == atom.chooser:
@@ -335,10 +337,10 @@ class Growth(Domain[Jet]):
         return total
 
     def discrete(self, node: Node, atom: Discrete, operands: list[Jet]) -> Jet:
-        return self._lost(node, f"{_short(node)} jumps")
+        return self._lost(node, f"{node.short} jumps")
 
     def random(self, node: Node, atom: Random, operands: list[Jet]) -> Jet:
-        return self._lost(node, f"{_short(node)} draws") if atom.active(node) else operands[0]
+        return self._lost(node, f"{node.short} draws") if atom.active(node) else operands[0]
 
     def detached(self, node: Node, atom: Detached, operands: list[Jet]) -> Jet:
         return operands[0]
@@ -363,17 +365,5 @@ def _bounds(on: Callable[[Interval], Bounds | None], where: Interval) -> Bounds 
         return None
 
 
-def _whole(node: Node) -> bool:
-    return node.dtype is not None and not node.dtype.is_floating_point
-
-
-def _short(node: Node) -> str:
-    return node.op.removeprefix("aten::").partition(".")[0]
-
-
-def _refs(value: Any) -> list[Ref]:
-    if isinstance(value, Ref):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [r for v in value for r in _refs(v)]
-    return []
+def _not_real(node: Node) -> bool:
+    return node.is_whole or node.is_complex

@@ -26,7 +26,7 @@ from blockframe.atoms.facts import (
 from blockframe.atoms.interval import ANYTHING, REALS, Interval, hull
 from blockframe.atoms.layout import accumulates
 from blockframe.domains.interpreter import Domain, interpret
-from blockframe.graph.graph import Graph, Node, Ref, substitute
+from blockframe.graph.graph import Graph, Node, Ref, refs, substitute
 
 BOOLEAN = Interval(0.0, 1.0, False, False)
 
@@ -94,7 +94,7 @@ class RangeDomain(Domain[Range]):
             # A sum of nothing is 0, a mean of nothing is not a number: no rule speaks of that.
             known = Range(ANYTHING)
         if known is None and (
-            _complex(node) or any(_complex(self.graph[i]) for i in node.operands)
+            node.is_complex or any(self.graph[i].is_complex for i in node.operands)
         ):
             known = Range(REALS if value.whole.finite else ANYTHING)
         self.values.append(known or value)
@@ -108,9 +108,9 @@ class RangeDomain(Domain[Range]):
             self.values[r.index]
             for p, a in enumerate(node.args)
             if p not in atom.index
-            for r in _refs(a)
+            for r in refs(a)
         ]
-        moved += [self.values[r.index] for a in node.kwargs.values() for r in _refs(a)]
+        moved += [self.values[r.index] for a in node.kwargs.values() for r in refs(a)]
         if accumulates(node):
             return Range(REALS if all(m.whole.finite for m in moved) else ANYTHING)
         masked = None
@@ -275,18 +275,6 @@ def _finite(atom: Pointwise, x: float) -> bool:
 
 def _empty(node: Node) -> bool:
     return node.shape is not None and 0 in node.shape
-
-
-def _complex(node: Node) -> bool:
-    return node.dtype is not None and node.dtype.is_complex
-
-
-def _refs(value: Any) -> list[Ref]:
-    if isinstance(value, Ref):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [r for v in value for r in _refs(v)]
-    return []
 
 
 def ranges(graph: Graph, constants: Mapping[int, Any], catalogue: Catalogue) -> Sequence[Range]:

@@ -43,8 +43,8 @@ def capture(problem: Problem) -> Graph:
         CaptureError: the forward runs, but is not one traced function.
     """
     program = _export(problem)
+    _refuse_autocast(program.graph_module)
     if _mutates(program.graph_module):
-        _refuse_autocast(program.graph_module)  # what follows would lose it
         with _quiet():
             program = program.run_decompositions({})
     _refuse_state(program)
@@ -137,17 +137,13 @@ def _refuse_state(program: ExportedProgram) -> None:
         )
 
 
-def _autocast() -> CaptureError:
-    return CaptureError(
-        "the forward computes under torch.autocast, which rounds between operations",
-        "Certify the model without autocast.",
-    )
-
-
 def _refuse_autocast(module: GraphModule) -> None:
     for node in module.graph.nodes:
         if node.target is _AUTOCAST and node.args[2]:
-            raise _autocast()
+            raise CaptureError(
+                "the forward computes under torch.autocast, which rounds between operations",
+                "Certify the model without autocast.",
+            )
         inner = getattr(module, node.target, None) if node.op == "get_attr" else None
         if isinstance(inner, GraphModule):
             _refuse_autocast(inner)
@@ -302,9 +298,7 @@ class _Builder:
             enabled, inner, *operands = args
             return self._subgraph(inner, operands, grad=bool(enabled))
         if fx.target is _AUTOCAST:
-            _, _, enabled, _, inner, *operands = args
-            if enabled:
-                raise _autocast()
+            _, _, _, _, inner, *operands = args  # switched off, or it was refused
             return self._subgraph(inner, operands, grad=grad)
         if str(fx.target) == "<built-in function getitem>" and isinstance(args[0], (tuple, list)):
             return args[0][args[1]]  # of an inlined sub-graph's outputs

@@ -82,7 +82,7 @@ class Node:
     @cached_property
     def operands(self) -> tuple[int, ...]:
         """Indices of the nodes whose values are used, in argument order, with repetition."""
-        return tuple(ref.index for ref in _refs((self.args, self.kwargs)))
+        return tuple(ref.index for ref in refs((self.args, self.kwargs)))
 
     @property
     def op(self) -> str:
@@ -93,6 +93,22 @@ class Node:
         if schema is None:
             return getattr(self.target, "__name__", str(self.target))
         return f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+
+    @property
+    def short(self) -> str:
+        """The op's name for a reader: ``gelu``, ``max``."""
+        return self.op.removeprefix("aten::").partition(".")[0]
+
+    @property
+    def is_complex(self) -> bool:
+        return self.dtype is not None and self.dtype.is_complex
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the value is of integers or truth values (not: a number taken from a tensor)."""
+        return self.dtype is not None and not (
+            self.dtype.is_floating_point or self.dtype.is_complex
+        )
 
 
 @frozen(eq=False)
@@ -138,12 +154,13 @@ def substitute(value: Any, of: Callable[[int], Any]) -> Any:
     return value
 
 
-def _refs(value: Any) -> Iterable[Ref]:
+def refs(value: Any) -> Iterable[Ref]:
+    """The references inside an argument, containers included, in order."""
     if isinstance(value, Ref):
         yield value
     elif isinstance(value, (tuple, list)):
         for v in value:
-            yield from _refs(v)
+            yield from refs(v)
     elif isinstance(value, Mapping):
         for v in value.values():
-            yield from _refs(v)
+            yield from refs(v)
