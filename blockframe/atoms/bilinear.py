@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from blockframe.atoms.facts import Bilinear, Ranges, Shape, argument
+from blockframe.atoms.facts import Bilinear, Pairs, Ranges, Shape, argument
 from blockframe.atoms.interval import REALS, Interval, up
 from blockframe.graph.graph import Node
 
@@ -84,7 +84,7 @@ def _einsum(node: Node, u: Shape, v: Shape) -> float | None:
 
 
 _PRODUCTS = (
-    "aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot", "aten::vdot", "aten::inner",
+    "aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot", "aten::vdot",
 )  # fmt: skip
 
 BILINEARS = (
@@ -92,7 +92,7 @@ BILINEARS = (
         ("aten::mul.Tensor", "aten::mul.Scalar", "aten::multiply.Tensor"),
         range=_mul,
         norm=_plain,
-        entrywise=True,
+        pairs=Pairs.ENTRIES,
     ),
     Bilinear(
         (
@@ -102,31 +102,32 @@ BILINEARS = (
         divides=1,
         range=_div,
         norm=_plain,
-        entrywise=True,
+        pairs=Pairs.ENTRIES,
     ),
-    Bilinear(_PRODUCTS, range=_matmul, norm=_plain),
+    Bilinear(_PRODUCTS, range=_matmul, norm=_plain, pairs=Pairs.MATRICES),
+    Bilinear("aten::inner", range=_matmul, norm=_plain),
     Bilinear(
         "aten::outer", range=lambda node, of: of(node.args[0]) * of(node.args[1]), norm=_plain
     ),
-    Bilinear("aten::linear", range=_linear, norm=_plain, plus=2),
+    Bilinear("aten::linear", range=_linear, norm=_plain, plus=2, pairs=Pairs.MATRICES),
     Bilinear(
         ("aten::addmm", "aten::baddbmm", "aten::addmv", "aten::addr"),
-        range=_addmm, norm=_scaled, factors=(1, 2), plus=0,
+        range=_addmm, norm=_scaled, factors=(1, 2), plus=0, pairs=Pairs.MATRICES,
     ),
     Bilinear("aten::addbmm", range=_addmm),
     Bilinear("aten::addcmul", range=_addcmul),
     Bilinear("aten::addcdiv", divides=2),
     Bilinear(("aten::lerp.Scalar", "aten::lerp.Tensor")),
     Bilinear("aten::einsum", norm=_einsum, factors=(1, 1)),
-    Bilinear("aten::conv1d", norm=_patches(1), plus=2),
-    Bilinear("aten::conv2d", norm=_patches(2), plus=2),
-    Bilinear("aten::conv3d", norm=_patches(3), plus=2),
+    Bilinear(("aten::conv1d", "aten::conv1d.padding"), norm=_patches(1), plus=2),
+    Bilinear(("aten::conv2d", "aten::conv2d.padding"), norm=_patches(2), plus=2),
+    Bilinear(("aten::conv3d", "aten::conv3d.padding"), norm=_patches(3), plus=2),
     Bilinear(
         (
             "aten::tensordot", "aten::bilinear", "aten::kron", "aten::cross",
             "aten::linalg_cross", "aten::linalg_multi_dot", "aten::chain_matmul",
-            "aten::convolution", "aten::conv1d.padding", "aten::conv2d.padding",
-            "aten::conv3d.padding", "aten::conv_transpose1d", "aten::conv_transpose2d.input",
+            "aten::convolution",
+            "aten::conv_transpose1d", "aten::conv_transpose2d.input",
             "aten::conv_transpose3d.input", "aten::conv_tbc", "aten::scatter_add",
             "aten::index_add",
         )

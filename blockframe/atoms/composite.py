@@ -71,16 +71,43 @@ def _batch_norm(
     return y if bias is None else y + bias.reshape(shape)
 
 
+def _batch_norm_and_statistics(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``batch_norm`` by stored statistics becomes in a graph without in-place writes."""
+    empty = x.new_zeros(0)
+    y = _batch_norm(x, weight, bias, mean, variance, False, momentum, eps)
+    return y, empty, empty
+
+
 def _frac(x: Tensor) -> Tensor:
     return x - x.trunc()
 
 
 def _remainder(x: Tensor, y: Tensor | float) -> Tensor:
-    return x - y * (x / y).floor()
+    return x - y * (x.div(y, rounding_mode="floor") if _whole(x, y) else (x / y).floor())
 
 
 def _fmod(x: Tensor, y: Tensor | float) -> Tensor:
-    return x - y * (x / y).trunc()
+    return x - y * (x.div(y, rounding_mode="trunc") if _whole(x, y) else (x / y).trunc())
+
+
+def _whole(*operands: Tensor | float) -> bool:
+    """Whether all are integers, so that the value is one, too."""
+    return not any(
+        isinstance(x, float) or (not isinstance(x, int) and x.is_floating_point()) for x in operands
+    )
+
+
+def _glu(x: Tensor, dim: int = -1) -> Tensor:
+    value, gate = x.chunk(2, dim)
+    return value * gate.sigmoid()
 
 
 COMPOSITES = (
@@ -94,6 +121,8 @@ COMPOSITES = (
         source="documentation of torch.nn.functional.scaled_dot_product_attention",
     ),
     Composite("aten::batch_norm", definition=_batch_norm),
+    Composite("aten::_native_batch_norm_legit_no_training", definition=_batch_norm_and_statistics),
+    Composite("aten::glu", definition=_glu),
     Composite("aten::frac", definition=_frac),
     Composite(("aten::remainder.Scalar", "aten::remainder.Tensor"), definition=_remainder),
     Composite(("aten::fmod.Scalar", "aten::fmod.Tensor"), definition=_fmod),

@@ -56,3 +56,12 @@ DISCRETES = (
         )
     ),
 )  # fmt: skip
+
+_UNTAGGED = ("__and__", "__or__", "greater", "less", "fix", "floor_divide")
+
+
+def by_entry(node: Node) -> bool:
+    """Whether an entry of the value is made of one entry of each operand, broadcast."""
+    import torch
+
+    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or node.short in _UNTAGGED

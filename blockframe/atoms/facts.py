@@ -9,6 +9,7 @@ An op is named as PyTorch's schema names it: ``aten::gelu`` is the default overl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -67,12 +68,14 @@ class Layout(Atom):
             that PyTorch computes does not know that.
         copies: given the node and the shape of an operand, how often one of its entries can occur
             in the value; None: as often as the value has entries.
+        cast: every entry stays where it is (a cast, a copy in memory).
     """
 
     index: tuple[int, ...] = ()
     writes: bool = False
     fill: Callable[[Node], float | None] = lambda node: None
     copies: Callable[[Node, Shape], int] | None = None
+    cast: bool = False
 
 
 @frozen
@@ -83,10 +86,20 @@ class Linear(Atom):
         range: where the values lie, given the node and the ranges of its arguments.
         norm: operator norm (Frobenius to Frobenius, rounded up) of the map from an operand of a
             given shape to the value; None if the record does not say.
+        adds: the value is the sum of the operands, up to signs and ``alpha``, entry by entry.
     """
 
     range: RangeRule = lambda node, of: REALS
     norm: Callable[[Node, Shape], float | None] = lambda node, shape: None
+    adds: bool = False
+
+
+class Pairs(Enum):
+    """What a bilinear op multiplies with what."""
+
+    ENTRIES = "entry by entry: |uv| <= max|u| |v| in Frobenius norms"
+    MATRICES = "matrices, of the last two dimensions: |uv| <= |u|_2 |v|"
+    ANY = "no better than |uv| <= |u| |v|"
 
 
 @frozen
@@ -100,7 +113,8 @@ class Bilinear(Atom):
         plus: position of an operand that is added (a bias), or None.
         norm: given the node and the shapes of the factors, c with |uv| <= c |u| |v| in Frobenius
             norms (the scale of the product included); None if the record does not say.
-        entrywise: entries are multiplied one by one, so that |uv| <= max|u| |v| as well.
+        pairs: what is multiplied with what, for the tighter of several bounds; what else is true
+            of ``norm`` must be true of it.
     """
 
     divides: int | None = None
@@ -108,7 +122,7 @@ class Bilinear(Atom):
     factors: tuple[int, int] = (0, 1)
     plus: int | None = None
     norm: Callable[[Node, Shape, Shape], float | None] = lambda node, u, v: None
-    entrywise: bool = False
+    pairs: Pairs = Pairs.ANY
 
 
 @frozen
@@ -174,8 +188,9 @@ class Rowwise(Atom):
         singular: given the node, where the op is not analytic, in words (``"eps = 0: rows of zero
             variance"``), or None if it is analytic for all real rows.
         range: bound of all values, given the node.
-        dim: given the node, the dimensions of a row if entries of a row may be minus infinity as
-            long as one is not (softmax under a mask); None: entries must be finite.
+        dim: given the node, the dimensions of a row; None if the record does not say.
+        masked: entries of a row may be minus infinity as long as one is not (softmax under a mask):
+            it is then the function of the other entries, and 0 at these if it has a value there.
         growth: given the node and the shape of the first operand, (c0, c1) with
             |f(x)| <= c0 + c1 |x| in Frobenius norms of the whole tensors, or None.
         lipschitz, curvature: given the same, suprema of |Df| and |D^2 f| over all rows, rounded
@@ -186,6 +201,7 @@ class Rowwise(Atom):
     singular: Callable[[Node], str | None] = lambda node: None
     range: Callable[[Node], Interval] = lambda node: REALS
     dim: Callable[[Node], tuple[int, ...] | None] = lambda node: None
+    masked: bool = False
     growth: Callable[[Node, Shape], tuple[float, float] | None] = lambda node, shape: None
     lipschitz: Callable[[Node, Shape], float | None] = lambda node, shape: None
     curvature: Callable[[Node, Shape], float | None] = lambda node, shape: None
@@ -209,12 +225,14 @@ class Selection(Atom):
             that says what was chosen.
         chosen: the arguments with that tensor in front -> the value for a given choice, whatever
             the entries are. Both None: no witness is sought.
+        parts: positions of what is taken where the chooser is true, and where it is false.
     """
 
     chooser: int | None = None
     order: int = 1
     choice: Callable[[Arguments, Keywords, Any], Tensor] | None = None
     chosen: Callable[..., Any] | None = None
+    parts: tuple[int, int] | None = None
 
 
 @frozen

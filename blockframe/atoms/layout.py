@@ -46,12 +46,12 @@ def _per_position(node: Node, shape: Shape) -> int:
 LAYOUTS = (
     Layout(
         (
-            "aten::_reshape_alias", "aten::_unsafe_view", "aten::adjoint", "aten::alias",
-            "aten::atleast_1d", "aten::atleast_2d", "aten::cat", "aten::chunk", "aten::clone",
-            "aten::column_stack", "aten::concat", "aten::concatenate", "aten::contiguous",
+            "aten::_reshape_alias", "aten::_unsafe_view", "aten::adjoint",
+            "aten::atleast_1d", "aten::atleast_2d", "aten::cat", "aten::chunk",
+            "aten::column_stack", "aten::concat", "aten::concatenate",
             "aten::diagonal", "aten::diagonal_copy", "aten::flatten.using_ints", "aten::flip",
             "aten::fliplr", "aten::flipud", "aten::hsplit.int", "aten::hstack",
-            "aten::lift_fresh", "aten::lift_fresh_copy", "aten::mH", "aten::movedim.int",
+            "aten::mH", "aten::movedim.int",
             "aten::movedim.intlist", "aten::mT", "aten::narrow", "aten::numpy_T",
             "aten::permute", "aten::permute_copy", "aten::pixel_shuffle",
             "aten::pixel_unshuffle", "aten::ravel", "aten::reshape", "aten::reshape_as",
@@ -84,14 +84,16 @@ LAYOUTS = (
             "aten::replication_pad2d", "aten::unfold",
         )
     ),
-    # Casts: the identity between floating types; a cast to integers of a value that varies is
-    # caught by its dtype (domains/analyticity).
+    # Casts and copies: the identity between floating types; a cast to integers of a value that
+    # varies is caught by its dtype (domains/analyticity).
     Layout(
         (
             "aten::to.dtype", "aten::to.dtype_layout", "aten::to.device", "aten::to.other",
-            "aten::_to_copy", "aten::type_as",
+            "aten::_to_copy", "aten::type_as", "aten::alias", "aten::clone", "aten::contiguous",
+            "aten::lift_fresh", "aten::lift_fresh_copy",
         ),
         copies=_once,
+        cast=True,
         source="theory section 1: casts between floating types are the identity",
     ),
     Layout(

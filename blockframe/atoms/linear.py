@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from blockframe.atoms.facts import Linear, Ranges, Shape, argument
 from blockframe.atoms.interval import REALS, Interval, up
 from blockframe.graph.graph import Node
+from blockframe.graph.synthetic import ROTARY
 
 
 def _add(node: Node, of: Ranges) -> Interval:
@@ -57,6 +58,13 @@ def ratio(node: Node, shape: Shape) -> float:
     return up(math.sqrt(math.prod(node.shape or ()) / max(1, math.prod(shape))))
 
 
+def shift(node: Node) -> float:
+    """The size of the plain numbers among the operands of an op that adds."""
+    alpha = max(1.0, abs(float(argument(node, 2, "alpha", 1))))
+    numbers = [abs(float(a)) for a in node.args[:2] if isinstance(a, (int, float))]
+    return up(math.fsum(numbers) * alpha)
+
+
 def _summed(node: Node, shape: Shape) -> float:
     return up(math.sqrt(math.prod(shape) / max(1, math.prod(node.shape or ()))))
 
@@ -94,10 +102,24 @@ def _isometric(node: Node, shape: Shape) -> float:
     return 1.0
 
 
+def _turned(node: Node, of: Ranges) -> Interval:
+    """An entry is the scalar product of a pair with a row of a matrix of norm ``norm``."""
+    largest = up(up(float(node.args[4]) * math.sqrt(2.0)) * of(node.args[0]).greatest)
+    return Interval(-largest, largest, largest == math.inf, largest == math.inf)
+
+
+def _turn(node: Node, shape: Shape) -> float:
+    """Of the pairs; cos and sin, constants, are the map and not operands of it."""
+    return float(node.args[4]) if shape == node.shape else 0.0
+
+
 LINEARS = (
-    Linear(("aten::add.Tensor", "aten::add.Scalar"), range=_add, norm=_spread),
-    Linear(("aten::sub.Tensor", "aten::sub.Scalar"), range=_sub, norm=_spread),
-    Linear(("aten::rsub.Scalar", "aten::rsub.Tensor"), range=_rsub, norm=_spread),
+    Linear(("aten::add.Tensor", "aten::add.Scalar"), range=_add, norm=_spread, adds=True),
+    Linear(("aten::sub.Tensor", "aten::sub.Scalar"), range=_sub, norm=_spread, adds=True),
+    Linear(
+        ("aten::rsub.Scalar", "aten::rsub.Tensor"), range=_rsub, norm=_spread, adds=True
+    ),
+    Linear(ROTARY.__name__, range=_turned, norm=_turn),
     Linear("aten::neg", range=lambda node, of: -of(node.args[0]), norm=_isometric),
     Linear("aten::positive", range=lambda node, of: of(node.args[0]), norm=_isometric),
     Linear(("aten::sum", "aten::sum.dim_IntList"), range=_sum, norm=_summed),

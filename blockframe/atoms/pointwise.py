@@ -14,6 +14,7 @@ from attrs import evolve
 from blockframe.atoms.facts import Bounds, Kink, Pointwise, argument
 from blockframe.atoms.interval import INF, NON_NEGATIVE, POSITIVE, REALS, Interval
 from blockframe.graph.graph import Node, Ref
+from blockframe.graph.synthetic import SWISH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -312,6 +313,18 @@ def _base(node: Node) -> Pointwise | None:
     )
 
 
+def _swish(node: Node) -> Pointwise | None:
+    """t sigmoid(beta t): silu(beta t) / beta."""
+    beta = _number(node, 1, "beta", None)
+    if beta is None or not beta > 0 or not math.isfinite(beta):
+        return None
+    lowest, curvature = _margin(0.279 / beta, 0.5 * beta)
+    return evolve(
+        SWISH_RECORD, range=Interval(-lowest, INF), growth=(0.0, 1.0), lipschitz=1.09984,
+        curvature=curvature, at=None,
+    )  # fmt: skip
+
+
 def _beta(node: Node) -> Pointwise | None:
     """softplus of beta * t, over beta; above its threshold, as implemented, t itself."""
     beta, threshold = _number(node, 1, "beta", 1.0), _number(node, 2, "threshold", 20.0)
@@ -325,7 +338,7 @@ def _beta(node: Node) -> Pointwise | None:
     c0, d2 = _margin(0.69315 / beta, 0.25 * beta)
     return Pointwise(
         node.op, range=POSITIVE, growth=(c0, 1.0), lipschitz=1.0, curvature=d2, source=THEORY,
-        note=_SOFTPLUS,
+        note=_SOFTPLUS if math.isfinite(threshold) else "",
     )  # fmt: skip
 
 
@@ -350,6 +363,7 @@ LEAKY_RELU = Pointwise("aten::leaky_relu", at=_leaky)
 ELU = Pointwise("aten::elu", at=_elu)
 SHRINK = Pointwise("aten::softshrink", at=lambda node: _shrink(node, soft=True))
 POWER = Pointwise("aten::pow.Tensor_Scalar", at=_power)
+SWISH_RECORD = Pointwise(SWISH.__name__, source=THEORY, at=_swish)
 EXP2 = Pointwise("aten::exp2", value=lambda t: 2.0**t, monotone=1, range=POSITIVE, on=_on_exp(2.0))
 
 KINKED = (
@@ -435,6 +449,7 @@ SMOOTH = (
         range=Interval(-0.279, INF),
         source=THEORY,
     ),
+    SWISH_RECORD,
     Pointwise(
         "aten::mish",
         growth=(0.0, 1.0),

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from blockframe.atoms.facts import Rowwise, Shape, argument
-from blockframe.atoms.interval import INF, NON_NEGATIVE, REALS, Interval, up
+from blockframe.atoms.interval import INF, NON_NEGATIVE, Interval, up
 from blockframe.graph.graph import Node, Ref
+from blockframe.graph.synthetic import NORMALIZE
 
 THEORY = "docs/theory section 2"
 
@@ -96,8 +97,22 @@ def _positive(position: int) -> Eps:
     return eps
 
 
+def _trailing(node: Node) -> tuple[int, ...]:
+    return tuple(range(-len(argument(node, 1, "normalized_shape")), 0))
+
+
+def _samplewise(node: Node) -> tuple[int, ...]:
+    """A row lies within one sample."""
+    return tuple(range(1, len(node.shape or ())))
+
+
 def _normalised(node: Node, shape: Shape) -> int:
     return math.prod(argument(node, 1, "normalized_shape"))
+
+
+def _grouped(node: Node, shape: Shape) -> int:
+    """Entries of a group: its channels at all positions of a sample."""
+    return math.prod(shape[1:]) // int(argument(node, 1, "num_groups"))
 
 
 def _norm_facts(eps: Eps, row: Row) -> dict[str, Any]:
@@ -117,6 +132,26 @@ def _norm_facts(eps: Eps, row: Row) -> dict[str, Any]:
     return {"growth": growth, "lipschitz": lipschitz, "curvature": curvature}
 
 
+def _scaled_norm(node: Node) -> tuple[float, float]:
+    """scale and eps of u / sqrt(scale |u|^2 + eps); a mean has 1/n as its scale."""
+    return float(node.args[2]), float(node.args[3])
+
+
+def _scaled_growth(node: Node, shape: Shape) -> tuple[float, float]:
+    rows = math.prod(shape) / max(1, _entries(shape, node.args[1]))
+    return up(_root(rows) * up(1.0 / math.sqrt(_scaled_norm(node)[0]))), 0.0
+
+
+def _scaled_curvature(node: Node, shape: Shape) -> float:
+    scale, eps = _scaled_norm(node)
+    return up(up(1.7125 / eps) * _root(scale))
+
+
+def _within_norm(node: Node) -> Interval:
+    largest = up(1.0 / math.sqrt(_scaled_norm(node)[0]))
+    return Interval(-largest, largest)
+
+
 def _always(c: float) -> Callable[[Node, Shape], float | None]:
     return lambda node, shape: c
 
@@ -125,6 +160,7 @@ ROWWISES = (
     Rowwise(
         ("aten::softmax.int", "aten::_softmax", "aten::_safe_softmax"),
         dim=_dims(1),
+        masked=True,
         range=lambda node: Interval(0.0, 1.0, True, False),
         growth=_softmax_growth,
         lipschitz=_always(0.5),
@@ -133,6 +169,7 @@ ROWWISES = (
     ),
     Rowwise(
         ("aten::log_softmax.int", "aten::_log_softmax"),
+        dim=_dims(1),
         range=lambda node: Interval(-INF, 0.0, True, False),
         growth=_log_softmax_growth,
         lipschitz=_log_softmax_slope,
@@ -141,6 +178,7 @@ ROWWISES = (
     Rowwise(
         "aten::logsumexp",
         dim=_dims(1),
+        masked=True,
         growth=_logsumexp_growth,
         lipschitz=_always(1.0),
         curvature=_always(0.5),
@@ -151,6 +189,7 @@ ROWWISES = (
         singular=_eps(4),
         weight=2,
         bias=3,
+        dim=_trailing,
         source=THEORY,
         **_norm_facts(_positive(4), _normalised),
     ),
@@ -159,11 +198,30 @@ ROWWISES = (
         "aten::rms_norm",
         singular=_eps(3),
         weight=2,
+        dim=_trailing,
         source=THEORY,
         **_norm_facts(_positive(3), _normalised),
     ),
     Rowwise("aten::_fused_rms_norm", singular=_eps(3)),
-    Rowwise("aten::group_norm", singular=_eps(4)),
+    Rowwise(
+        NORMALIZE.__name__,
+        singular=_eps(3),
+        dim=_dims(1),
+        range=_within_norm,
+        growth=_scaled_growth,
+        lipschitz=lambda node, shape: up(1.0 / math.sqrt(_scaled_norm(node)[1])),
+        curvature=_scaled_curvature,
+        source=THEORY,
+    ),
+    Rowwise(
+        "aten::group_norm",
+        singular=_eps(4),
+        weight=2,
+        bias=3,
+        dim=_samplewise,
+        source=THEORY,
+        **_norm_facts(_positive(4), _grouped),
+    ),
     Rowwise("aten::native_group_norm", singular=_eps(7)),
     Rowwise("aten::instance_norm", singular=_eps(7)),
     Rowwise(
@@ -183,5 +241,4 @@ ROWWISES = (
     ),
     Rowwise("aten::var_mean.correction"),
     Rowwise(("aten::prod", "aten::prod.dim_int", "aten::cumprod")),
-    Rowwise("aten::glu", range=lambda node: REALS),
 )  # fmt: skip

@@ -123,8 +123,11 @@ SELECTIONS = (
         ),
         chooser=0,
         order=0,
+        parts=(1, 2),
     ),
-    Selection(("aten::masked_fill.Scalar", "aten::masked_fill.Tensor"), chooser=1, order=0),
+    Selection(
+        ("aten::masked_fill.Scalar", "aten::masked_fill.Tensor"), chooser=1, order=0, parts=(2, 0)
+    ),
     Selection(
         ("aten::max.dim", "aten::min.dim", "aten::median.dim"), choice=_second, chosen=_reduced
     ),
@@ -147,6 +150,7 @@ SELECTIONS = (
     Selection("aten::max_pool2d", choice=_pool(2), chosen=_pooled(2)),
     Selection("aten::max_pool3d", choice=_pool(3), chosen=_pooled(3)),
     Selection("aten::max_pool2d_with_indices", choice=_second, chosen=_pooled(2, True)),
+    Selection("aten::max_pool3d_with_indices", choice=_second, chosen=_pooled(3, True)),
     Selection("aten::adaptive_max_pool1d", choice=_second, chosen=_pooled(1, True)),
     Selection("aten::adaptive_max_pool2d", choice=_second, chosen=_pooled(2, True)),
     # no witness is sought for these

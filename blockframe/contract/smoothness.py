@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from blockframe.analysis import Analysis
     from blockframe.blocks import Block
     from blockframe.domains.growth import Jet
+    from blockframe.domains.polynomial import Polynomial
 
 REGION = (
     "all parameters with |θ_l| <= s, all states that the chain reaches with |z| <= r; "
@@ -29,9 +30,9 @@ class Envelope:
     """
 
     block: Block
-    jet: Jet
+    jet: Jet[Polynomial]
     reasons: tuple[tuple[int, str], ...]
-    branch: Jet | None = None
+    branch: Jet[Polynomial] | None = None
 
     @property
     def additive(self) -> bool:
@@ -42,16 +43,14 @@ class Envelope:
 
 def envelope(analysis: Analysis, block: Block) -> Envelope:
     """Jet bounds of ``block`` in the norms of its parameters and of its input."""
-    from blockframe.domains.growth import STATE, Growth
+    from blockframe.domains.growth import STATE, SYMBOLS, Growth
     from blockframe.domains.interpreter import interpret_some
 
     graph = analysis.graph
-    kinks = {
-        issue.node: issue.message
-        for issue in analysis.analyticity.issues
-        if issue.branches or issue.code in ("A104", "A201", "A900")
-    }
-    domain = Growth(graph, analysis.varies, analysis.ranges, analysis.constants, kinks)
+    domain = Growth(
+        graph, analysis.varies, analysis.ranges, analysis.constants,
+        not_twice_differentiable(analysis), SYMBOLS,
+    )  # fmt: skip
     given = dict.fromkeys(analysis.entries(block), STATE)
     domain.jets.update(given)
     mine = set(analysis.owned(block))
@@ -59,7 +58,7 @@ def envelope(analysis: Analysis, block: Block) -> Envelope:
     used = {i for n in mine for i in graph[n].operands if i not in mine and i not in given}
     constant = {i: domain.settle(graph[i], domain.leaf(graph[i])) for i in sorted(used)}
     jets = interpret_some(graph, sorted(mine), domain, analysis.chain.catalogue, given | constant)
-    total: Jet | None = None
+    total: Jet[Polynomial] | None = None
     for i in analysis.exits(block):
         if i in mine:  # what only passes through is part of z
             total = jets[i] if total is None else total + jets[i]
@@ -67,12 +66,21 @@ def envelope(analysis: Analysis, block: Block) -> Envelope:
     return Envelope(block, total or STATE, tuple(domain.reasons), branch)
 
 
-def _branch(analysis: Analysis, block: Block, jets: Any) -> Jet | None:
+def not_twice_differentiable(analysis: Analysis) -> dict[int, str]:
+    """The nodes from which on there is no jet, and why."""
+    return {
+        issue.node: issue.message
+        for issue in analysis.analyticity.issues
+        if issue.branches or issue.code in ("A104", "A201", "A900")
+    }
+
+
+def _branch(analysis: Analysis, block: Block, jets: Any) -> Jet[Polynomial] | None:
     if block.residual is None:
         return None
     places = [p for b in block.residual.branches for p in analysis.chain.expanded.places[b]]
     found = [jets[p] for p in places if p in jets]
-    total: Jet | None = None
+    total: Jet[Polynomial] | None = None
     for jet in found:
         total = jet if total is None else total + jet
     return total
@@ -146,7 +154,7 @@ class SmoothnessClause:
         )
 
 
-def _parts(jet: Jet) -> tuple[Any, Any, Any]:
+def _parts(jet: Jet[Polynomial]) -> tuple[Any, Any, Any]:
     return jet.value, jet.first, jet.second
 
 
@@ -154,7 +162,9 @@ def _evidence(by_word: bool) -> Evidence:
     return Evidence.DECLARED if by_word else Evidence.PROVED
 
 
-_NOT_THE_MODULE = "bounded as traced, but the traced graph does not stand for the module"
+_NOT_THE_MODULE = (
+    "bounded as traced, but it is not shown that the traced graph stands for the module"
+)
 
 
 def _why_not(e: Envelope) -> str:

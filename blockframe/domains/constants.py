@@ -13,7 +13,7 @@ from blockframe.graph.evaluate import leaves
 from blockframe.graph.graph import Graph, Node, NodeKind, substitute
 from blockframe.problem import Problem
 
-LARGEST = 1 << 22
+LARGEST = 1 << 23
 """Constants of more entries than this are not kept."""
 
 

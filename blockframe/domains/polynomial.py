@@ -63,6 +63,10 @@ class Polynomial:
             result = result * self
         return result
 
+    def tighter(self, other: Polynomial) -> Polynomial:
+        """Of two bounds of one thing the one of lower degree, or of fewer terms."""
+        return min(self, other, key=lambda p: (sum(p.degree), len(p.terms)))
+
     def log_at(self, log_s: float, log_r: float) -> float:
         """Logarithm of the value at s = e^log_s, r = e^log_r; -inf for the zero polynomial."""
         logs = [

@@ -104,6 +104,9 @@ class RangeDomain(Domain[Range]):
 
     def layout(self, node: Node, atom: Layout, operands: list[Range]) -> Range:
         self.moved.add(node.index)
+        if atom.cast:
+            truncated = node.is_whole and not self.graph[node.operands[0]].is_whole
+            return Range(REALS) if truncated else operands[0]
         moved = [
             self.values[r.index]
             for p, a in enumerate(node.args)
@@ -123,9 +126,6 @@ class RangeDomain(Domain[Range]):
     def _relaid(self, node: Node, masked: Tensor) -> Tensor | None:
         """The mask moved as the entries are; None for ops that give several tensors."""
         args = substitute(node.args, lambda index: masked)
-        if node.op.startswith(("aten::to", "aten::_to_copy", "aten::type_as", "aten::clone",
-                               "aten::contiguous", "aten::alias")):  # fmt: skip
-            return masked
         try:
             moved = node.target(*args, **node.kwargs)
         except (RuntimeError, NotImplementedError):  # an op that takes no truth values
@@ -175,7 +175,7 @@ class RangeDomain(Domain[Range]):
             return Range(ANYTHING)
         if u.masked is None:
             return Range(atom.range(node))
-        dims = atom.dim(node)
+        dims = atom.dim(node) if atom.masked else None
         if dims is None or any(bool(row) for row in _rows(u.masked, dims)):
             return Range(ANYTHING)
         return Range(atom.range(node).hull(Interval.point(0.0)))

@@ -15,6 +15,7 @@ from blockframe.atoms.facts import Atom, Composite, Kink, Pointwise, Random, Sel
 from blockframe.atoms.interval import INF, Interval
 from blockframe.errors import PluginError
 from blockframe.graph.graph import Node, NodeKind, Ref
+from blockframe.graph.synthetic import SYNTHETIC
 
 CATALOGUE = Catalogue.of()
 
@@ -46,10 +47,13 @@ EXTRA: dict[str, list[tuple[Any, ...]]] = {
     "aten::prelu": [(torch.tensor([0.25], dtype=torch.float64),)],
     "aten::_prelu_kernel": [(torch.tensor([0.25], dtype=torch.float64),)],
     "aten::pow.Tensor_Tensor": [(torch.tensor(1.7),)],
+    "blockframe::swish": [(1.0,), (1.702,), (0.1,)],
 }
 
 
 def target(op: str) -> Any:
+    if op in SYNTHETIC:
+        return SYNTHETIC[op]
     name, _, overload = op.removeprefix("aten::").partition(".")
     return getattr(getattr(torch.ops.aten, name), overload or "default")
 
@@ -229,6 +233,17 @@ def test_a_wrong_record_is_caught(wrong: Any, complaint: str) -> None:
     assert any(complaint in v for v in violations("aten::relu", atom, ()))
 
 
+@pytest.mark.parametrize(
+    ("op", "rest"), [case for case in pointwise() if settled(*case.values).kinks]
+)
+def test_every_missing_kink_is_caught(op: str, rest: tuple[Any, ...]) -> None:
+    """A record that forgets its kinks, or the last of several with what follows it."""
+    atom = settled(op, rest)
+    assert "an unstated kink or jump" in violations(op, evolve(atom, kinks=(), pieces=()), rest)
+    if len(atom.kinks) > 1:
+        assert violations(op, evolve(atom, kinks=atom.kinks[:-1], pieces=atom.pieces[:-1]), rest)
+
+
 def test_every_op_of_the_catalogue_exists() -> None:
     missing = []
     for atom in CORE:
@@ -282,6 +297,7 @@ SELECTED: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("aten::max_pool2d", ([3, 3], [2, 2], [1, 1]), {}, (2, 3, 8, 8)),
     ("aten::max_pool3d", ([2, 2, 2],), {}, (2, 3, 4, 4, 4)),
     ("aten::max_pool2d_with_indices", ([2, 2],), {}, (2, 3, 8, 8)),
+    ("aten::max_pool3d_with_indices", ([2, 2, 2],), {}, (2, 3, 4, 4, 4)),
     ("aten::adaptive_max_pool1d", ([3],), {}, (2, 3, 8)),
     ("aten::adaptive_max_pool2d", ([3, 2],), {}, (2, 3, 8, 8)),
 ]
@@ -334,12 +350,16 @@ def _composites() -> dict[str, tuple[Any, ...]]:
         "aten::rnn_relu.input": (x, h, recurrent(1), *flags),
         "aten::scaled_dot_product_attention": (r(2, 4, 5, 8), r(2, 4, 5, 8), r(2, 4, 5, 8)),
         "aten::batch_norm": (r(4, 3, 5), r(3), r(3), r(3), r(3).square(), False, 0.1, 1e-5, False),
+        "aten::_native_batch_norm_legit_no_training": (
+            r(4, 3, 5), r(3), r(3), r(3), r(3).square(), 0.1, 1e-5,
+        ),
+        "aten::glu": (r(3, 8),),
         "aten::frac": (4 * r(7),),
         "aten::remainder.Scalar": (4 * r(7), 1.5),
         "aten::remainder.Tensor": (4 * r(7), r(7)),
         "aten::fmod.Scalar": (4 * r(7), 1.5),
         "aten::fmod.Tensor": (4 * r(7), r(7)),
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("op", [op for a in CORE if isinstance(a, Composite) for op in a.ops])

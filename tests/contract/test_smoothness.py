@@ -11,23 +11,22 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.func import jvp, vjp
 from torch.nn import functional as F
 
 from blockframe.analysis import Analysis
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.atoms.facts import Bilinear, Pointwise, Rowwise
-from blockframe.blocks import Block
 from blockframe.contract.claim import Claim, Evidence, Verdict
 from blockframe.contract.smoothness import SmoothnessClause, envelope
-from blockframe.graph.evaluate import evaluate, leaves
-from blockframe.graph.graph import NodeKind
 from blockframe.problem import Problem
+from blockframe.testing.sampling import STARTS, violations
 
 # the first forward-mode derivative of a process warns about something inside of torch
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 CATALOGUE = Catalogue.of()
 HOLDS, UNKNOWN = Verdict.HOLDS, Verdict.UNKNOWN
+SCALES = ((0.3, 0.3), (2.0, 2.0))
+SEARCH = {"turns": 3, "steps": 4}
 
 
 def analysed(
@@ -36,100 +35,6 @@ def analysed(
     torch.manual_seed(0)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(5))
     return Analysis.of(Problem(nn.Sequential(*layers), (x,)), catalogue)
-
-
-class BlockMap:
-    """(theta_l, z) -> the block's output, as a function of one flat vector."""
-
-    def __init__(self, analysis: Analysis, block: Block) -> None:
-        self.graph = analysis.graph
-        self.entries, self.exits = analysis.entries(block), analysis.exits(block)
-        self.nodes = analysis.owned(block)
-        own = {i for n in self.nodes for i in self.graph[n].operands}
-        self.parameters = [i for i in sorted(own) if self.graph[i].kind is NodeKind.PARAMETER]
-        values = leaves(self.graph, analysis.chain.problem)
-        evaluate(self.graph, values)
-        self.fixed = {i: v for i, v in values.items() if not analysis.varies[i]}
-        self.bounds = [
-            None if i in self.parameters else analysis.ranges[i].whole
-            for i in (*self.parameters, *self.entries)
-        ]
-        self.point = [
-            values[i].detach().to(torch.float64) for i in (*self.parameters, *self.entries)
-        ]
-
-    def __call__(self, flat: Tensor) -> Tensor:
-        known, at = dict(self.fixed), 0
-        for i, example in zip((*self.parameters, *self.entries), self.point, strict=True):
-            known[i] = flat[at : at + example.numel()].reshape(example.shape)
-            at += example.numel()
-        values = evaluate(self.graph, known, self.nodes)
-        return torch.cat([values[i].flatten() for i in self.exits])
-
-    def sample(self, scale: float, seed: int) -> tuple[Tensor, float, float]:
-        """A flat point, |theta_l| and the largest |z|."""
-        g = torch.Generator().manual_seed(seed)
-        parts = [scale * torch.randn(p.shape, generator=g, dtype=torch.float64) for p in self.point]
-        # Only states that the chain reaches: a tanh before the cut bounds them.
-        parts = [
-            p if b is None else p.clamp(b.lo, b.hi) for p, b in zip(parts, self.bounds, strict=True)
-        ]
-        count = len(self.parameters)
-        theta = math.sqrt(sum(float(p.square().sum()) for p in parts[:count]))
-        z = max((float(p.norm()) for p in parts[count:]), default=0.0)
-        return torch.cat([p.flatten() for p in parts]), theta, z
-
-
-def slope(f: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> float:
-    """A lower bound of |Df(x)| by power iteration."""
-    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
-    _, pull = vjp(f, x)
-    size = 0.0
-    for _ in range(8):
-        v = v / v.norm().clamp_min(1e-300)
-        image = jvp(f, (x,), (v,))[1]
-        size = float(image.norm())
-        v = pull(image)[0]
-    return size
-
-
-def curvature(f: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> float:
-    """A lower bound of |D^2 f(x)|: |D^2 f(x)[v, v]| for unit v, climbed from a random start."""
-    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
-
-    def second(v: Tensor) -> Tensor:
-        return jvp(lambda y: jvp(f, (y,), (v,))[1], (x,), (v,))[1].norm()
-
-    best = 0.0
-    for _ in range(4):
-        v = (v / v.norm()).detach().requires_grad_()
-        value = second(v)
-        best = max(best, float(value.detach()))
-        (climb,) = torch.autograd.grad(value, v)
-        v = (v + climb / climb.norm().clamp_min(1e-300)).detach()
-    return best
-
-
-def violations(
-    analysis: Analysis, scales: tuple[float, ...] = (0.1, 2.0), seeds: int = 1
-) -> list[str]:
-    found = []
-    for block in analysis.chain.blocks:
-        jet = envelope(analysis, block).jet
-        if not jet.bounded:
-            continue
-        f = BlockMap(analysis, block)
-        for scale in scales:
-            for seed in range(seeds):
-                x, s, r = f.sample(scale, seed)
-                for what, value, bound in (
-                    ("value", float(f(x).norm()), jet.value(s, r)),
-                    ("first", slope(f, x, seed), jet.first(s, r)),
-                    ("second", curvature(f, x, seed), jet.second(s, r)),
-                ):
-                    if value > bound * (1 + 1e-9) + 1e-9:
-                        found.append(f"{block.name} {what} at scale {scale}: {value} > {bound}")
-    return found
 
 
 def step(g: Callable[..., Tensor], x: Tensor, w: Tensor) -> Tensor:
@@ -223,10 +128,10 @@ def test_every_step_stays_below_its_envelope(g: Callable[..., Tensor]) -> None:
     claims = SmoothnessClause().decide(analysis)
     assert claims[0].verdict is HOLDS
     assert claims[0].evidence is Evidence.PROVED
-    assert violations(analysis) == []
+    assert violations(analysis, **SEARCH) == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.sampled_from(list(STEPS)), min_size=2, max_size=3), st.integers(0, 99))
 def test_compositions_stay_below_their_envelope(names: list[str], seed: int) -> None:
     torch.manual_seed(seed)
@@ -237,7 +142,62 @@ def test_compositions_stay_below_their_envelope(names: list[str], seed: int) -> 
         return x
 
     analysis = analysed(nn.Linear(4, 4), Fn(g))
-    assert violations(analysis, scales=(0.3, 2.0), seeds=1) == []
+    assert violations(analysis, SCALES, **SEARCH) == []
+
+
+@pytest.mark.parametrize(
+    ("product", "rows", "weights"),
+    [
+        (lambda p, w: p @ w, (6, 4, 4), (4,)),
+        (lambda p, w: w @ p, (6, 4, 4), (4,)),
+        (lambda p, w: p @ w, (4,), (6, 4, 4)),
+        (lambda p, w: p @ w, (6, 4, 4), (4, 2)),
+        (lambda p, w: p @ w, (4, 4), (6, 4, 2)),
+        (lambda p, w: p @ w, (2, 1, 4, 4), (3, 4, 2)),
+        (F.linear, (6, 4, 4), (2, 4)),
+    ],
+)
+def test_products_of_stacks(
+    product: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, ...], weights: tuple[int, ...]
+) -> None:
+    """The operator norm of the rows of a softmax, times as often as the other factor is used."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(weights))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return product(x.softmax(-1), self.weight)
+
+    analysis = analysed(nn.Linear(4, 4), Mixed(), shape=rows)
+    assert violations(analysis, ((1.0, 30.0), (0.01, 30.0)), ("spiked",), steps=12) == []
+
+
+def test_what_crosses_a_cut_is_not_one_function() -> None:
+    """An RMS norm of which one half stands before the cut: its halves may be anything there."""
+
+    class Before(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.linear(x)
+            return y, y.pow(2).mean(-1, keepdim=True) + 1e-3
+
+    class After(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+        def forward(self, halves: tuple[Tensor, Tensor]) -> Tensor:
+            y, square = halves
+            return self.weight * (y * torch.rsqrt(square))
+
+    analysis = analysed(Before(), After())
+    assert [len(b.exit) for b in analysis.chain.blocks] == [2, 1]
+    assert violations(analysis, ((1.0, 1.0), (1.0, 0.01)), STARTS, **SEARCH) == []
 
 
 class Wave(nn.Module):
@@ -272,7 +232,7 @@ class Recurrent(nn.Module):
 def test_real_layers_stay_below_their_envelope(module: nn.Module, shape: tuple[int, ...]) -> None:
     analysis = analysed(module, shape=shape)
     assert SmoothnessClause().decide(analysis)[0].verdict is HOLDS
-    assert violations(analysis, scales=(0.3, 2.0), seeds=1) == []
+    assert violations(analysis, SCALES, **SEARCH) == []
 
 
 NO_ENVELOPE = {
@@ -375,7 +335,7 @@ def test_wrong_constants_are_caught() -> None:
         return Catalogue(records)
 
     def caught(g: Callable[..., Tensor], catalogue: Catalogue) -> bool:
-        return bool(violations(analysed(nn.Linear(4, 4), Fn(g), catalogue=catalogue)))
+        return bool(violations(analysed(nn.Linear(4, 4), Fn(g), catalogue=catalogue), SCALES))
 
     assert isinstance(CATALOGUE.records["aten::tanh"], Pointwise)
     assert isinstance(CATALOGUE.records["aten::layer_norm"], Rowwise)
