@@ -68,7 +68,7 @@ def initialize(
     drawn = []
     with torch.no_grad():
         for name, weight, layer in _weights(module, transposed, keep):
-            for part in _matrices(weight, layer):
+            for part in matrices(weight, layer):
                 n, m = _fans(part, layer, transposed)
                 deviation = math.sqrt(VARIANCES[scheme](n, m))
                 # Drawn on the CPU in float64, so that the device and the dtype change nothing.
@@ -102,7 +102,7 @@ def _weights(
             yield name, weight, layer
 
 
-def _matrices(weight: Tensor, layer: nn.Module) -> tuple[Tensor, ...]:
+def matrices(weight: Tensor, layer: nn.Module) -> tuple[Tensor, ...]:
     """Views of the matrices that share the tensor ``weight``."""
     from torch import nn
 

@@ -1,0 +1,193 @@
+"""What ``blockframe lr`` shows: the measured and the guaranteed learning rate, as text or as JSON.
+
+A bound is rounded to its safe side wherever it is shown: a rate down, a norm up.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import ROUND_FLOOR, Context
+from typing import Any
+
+from attrs import frozen
+
+from blockframe.contract.claim import Finding
+from blockframe.report import Page
+from blockframe.report.findings import write_folded
+from blockframe.report.sheet import Sheet
+from blockframe.report.terminal import headline
+from blockframe.report.words import number
+from blockframe.scaling.rates import Dominant, Guarantee, LearningRates
+
+_ASTRONOMIC = -12.0
+"""Powers of ten below which a rate is of no use to anyone who trains."""
+
+
+@frozen
+class RatesReport:
+    """One page about `LearningRates`."""
+
+    rates: LearningRates
+
+    def text(self, page: Page) -> str:
+        rates, sheet = self.rates, Sheet(page)
+        subject, bound = rates.subject, rates.guarantee
+        sheet.line(headline(subject))
+        if subject.proxy:
+            sheet.labelled("proxy", f"{subject.proxy}; every number below is about it")
+        data = [subject.data, f"loss {subject.loss}", f"|θ₀| = {number(rates.norm)}"]
+        sheet.labelled("data", " · ".join(filter(None, data)))
+        sheet.blank()
+        rate = rates.measured.rate
+        rows = [
+            ("measured", "–" if rate is None else number(rate), self._measured()),
+            ("guaranteed", power_of_ten(bound.log10_rate, up=False), self._guaranteed()),
+        ]
+        sheet.table(rows, ("", "learning rate", "from"), wrap=(2,))
+        sheet.blank()
+        for line in self._explained():
+            sheet.line(line)
+        write_folded(sheet, bound.findings)
+        return sheet.text()
+
+    def json(self) -> str:
+        """The document of docs/cli."""
+        rates, m = self.rates, self.rates.measured
+        subject = rates.subject
+        document = {
+            "subject": {
+                "spec": subject.spec,
+                "class": subject.class_name,
+                "parameters": subject.parameters,
+                "scale": "proxy" if subject.proxy else "full",
+                "data": subject.data,
+                "loss": subject.loss,
+                "norm": _finite(rates.norm),
+            },
+            "measured": {
+                "lr": m.rate,
+                "sharpness": m.sharpness,
+                "residual": m.residual,
+                "products": m.products,
+                "converged": m.converged,
+                "why_not": m.why_not or None,
+            },
+            "guaranteed": {
+                "log10_lr": rates.guarantee.log10_rate,
+                "centre": "start" if rates.guarantee.region.about_start else "zero",
+                "radius": _finite(rates.guarantee.region.radius),
+                "declared": rates.guarantee.declared,
+                "why_not": rates.guarantee.why_not or None,
+                "findings": [_finding(f) for f in rates.guarantee.findings],
+                **_bound(rates.guarantee),
+            },
+            "bound_at_start": _bound(rates.at_start),
+        }
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+    def _measured(self) -> str:
+        m = self.rates.measured
+        if m.sharpness is None or m.residual is None:
+            return m.why_not
+        text = f"λ = {number(m.sharpness)} ± {number(m.residual)} at θ₀"
+        text += f" (Lanczos, {m.products} products{'' if m.converged else ', not converged'})"
+        return text + ("; 2/λ" if m.rate is not None else ": it bounds no step")
+
+    def _guaranteed(self) -> str:
+        rates, g = self.rates, self.rates.guarantee
+        if g.log10_rate is None:
+            return g.why_not or "no bound of the Hessian" + (", see below" if g.findings else "")
+        distance = "|θ − θ₀|" if g.region.about_start else "|θ|"
+        where = f"{distance} <= {_down(g.region.radius)}"
+        if rates.norm:
+            where += f" = {number(g.region.radius / rates.norm)} |θ₀|"
+        word = " (a plugin's word is part of it)" if g.declared else ""
+        return f"‖∇²L‖ <= Λ = {power_of_ten(g.bound.log10, up=True)} for all {where}; 2/Λ{word}"
+
+    def _explained(self) -> list[str]:
+        """What the two mean, why they differ, and where the difference comes from."""
+        rates, bound = self.rates, self.rates.guarantee
+        if bound.log10_rate is None:
+            return ["No rate is guaranteed. The measured one is about θ₀ only."]
+        cautious = "astronomically cautious here" if bound.log10_rate < _ASTRONOMIC else "cautious"
+        lines = [
+            f"Below the guaranteed rate every step within that ball descends: proved, {cautious}. "
+            "The measured rate is about one point: above it, descent is unstable there; below it, "
+            "nothing is promised."
+        ]
+        if math.isfinite(rates.at_start.bound.log):
+            lines.append(self._looseness())
+        if bound.dominant is not None:
+            lines.append(_dominated(bound.dominant))
+        return lines
+
+    def _looseness(self) -> str:
+        """The bound at the start beside the measured sharpness."""
+        rates = self.rates
+        at_start = rates.at_start.bound.log10
+        text = f"How loose the bound is: at θ₀ alone it says λ <= {power_of_ten(at_start, up=True)}"
+        if rates.measured.rate is not None and rates.measured.sharpness:
+            excess = at_start - math.log10(rates.measured.sharpness)
+            text += f", {_powers(excess)} too much"
+        more = rates.guarantee.bound.log10 - at_start
+        text += f"; the ball adds {_powers(more)}"
+        hint = more > 3 and not rates.guarantee.region.about_start
+        return text + (" (less: --centre start --radius 0.01)." if hint else ".")
+
+
+def _powers(count: float) -> str:
+    return f"{count:.0f} powers of ten" if count >= 1.5 else f"a factor {number(10.0**count)}"
+
+
+def _dominated(d: Dominant) -> str:
+    where = f" in {d.module}" if d.module and d.module != d.block else ""
+    line = f" ({d.location})" if d.location else ""
+    factor = power_of_ten(d.factor.log10, up=True)
+    return (
+        f"The largest factor in it, {factor}, is that of block {d.block}, most of it from "
+        f"{d.op}{where}{line}."
+    )
+
+
+def power_of_ten(exponent: float | None, *, up: bool) -> str:
+    """10^exponent as ``0.001069`` or ``10^-41.3``, its last digit rounded up, or down."""
+    if exponent is None or not math.isfinite(exponent):
+        return "–"
+    shift = 1e-9 if up else -1e-9  # more than what the powers here are rounded by
+    if abs(exponent) < 5:
+        digits = 10.0 ** (3 - math.floor(exponent))
+        scaled = 10.0**exponent * digits * (1.0 + shift)
+        return number((math.ceil(scaled) if up else math.floor(scaled)) / digits)
+    tenths = 10.0 * exponent + shift
+    return f"10^{(math.ceil(tenths) if up else math.floor(tenths)) / 10:.1f}"
+
+
+def _down(x: float) -> str:
+    """Four digits, the last one rounded down."""
+    return f"{float(Context(prec=4, rounding=ROUND_FLOOR).create_decimal(x)):.4g}"
+
+
+def _bound(g: Guarantee) -> dict[str, Any]:
+    d = g.dominant
+    return {
+        "log10_hessian_bound": _finite(g.bound.log10),
+        "dominant": None
+        if d is None
+        else {
+            "block": d.block,
+            "log10_factor": d.factor.log10,
+            "op": d.op,
+            "module": d.module,
+            "location": d.location,
+        },
+    }
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    keys = ("code", "message", "op", "module", "location", "help")
+    return {key: getattr(f, key) for key in keys}
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

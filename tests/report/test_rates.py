@@ -1,0 +1,168 @@
+"""The page of ``blockframe lr``: what is proved and what is measured stay apart."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockframe.certificate.model import Certificate
+from blockframe.contract.claim import Finding
+from blockframe.domains.magnitude import Magnitude
+from blockframe.report import Page
+from blockframe.report.rates import RatesReport, power_of_ten
+from blockframe.scaling.rates import Dominant, Guarantee, LearningRates, Measured, Region
+
+DOMINANT = Dominant("h.0.mlp", Magnitude(math.log(200.0)), "gelu", "h.0.mlp.act", "net.py:17")
+
+
+@pytest.fixture
+def rates(refuted: Certificate) -> LearningRates:
+    return LearningRates(
+        refuted.subject,
+        norm=5.0,
+        guarantee=Guarantee(Region(10.0), Magnitude(100.0), DOMINANT),
+        at_start=Guarantee(Region(0.0, about_start=True), Magnitude(10.0), DOMINANT),
+        measured=Measured(4.0, 1e-3, 12, converged=True),
+    )
+
+
+def text(rates: LearningRates, page: Page | None = None) -> str:
+    return " ".join(RatesReport(rates).text(page or Page()).split())
+
+
+def row(rates: LearningRates, name: str) -> str:
+    lines = RatesReport(rates).text(Page(width=150)).splitlines()
+    (line,) = (line.strip() for line in lines if line.strip().startswith(name))
+    return line
+
+
+def read(shown: str) -> Decimal:
+    base, caret, exponent = shown.replace(",", "").partition("^")
+    return Decimal(10) ** Decimal(exponent) if caret else Decimal(base)
+
+
+@given(st.floats(-400, 400), st.booleans())
+def test_a_bound_is_rounded_to_its_safe_side(exponent: float, up: bool) -> None:
+    shown, exact = read(power_of_ten(exponent, up=up)), Decimal(10) ** Decimal(exponent)
+    assert shown >= exact if up else shown <= exact
+    off = abs(shown.ln() - exact.ln())
+    assert off <= (Decimal("1.01e-3") if abs(exponent) < 5 else Decimal("0.231"))
+
+
+def test_what_is_no_number_is_a_dash() -> None:
+    assert power_of_ten(None, up=True) == power_of_ten(math.inf, up=False) == "–"
+
+
+def test_both_rates_and_where_they_are_from(rates: LearningRates) -> None:
+    assert row(rates, "measured") == (
+        "measured     0.5             λ = 4 ± 1.00e-03 at θ₀ (Lanczos, 12 products); 2/λ"
+    ).replace("1.00e-03", "0.001")
+    # 2/e^100 = 10^-43.1282, and e^100 = 10^43.4294
+    assert row(rates, "guaranteed") == (
+        "guaranteed   10^-43.2        ‖∇²L‖ <= Λ = 10^43.5 for all |θ| <= 10 = 2 |θ₀|; 2/Λ"
+    )
+    shown = text(rates)
+    assert "at θ₀ alone it says λ <= 22,030, 4 powers of ten too much" in shown
+    assert "the ball adds 39 powers of ten (less: --centre start --radius 0.01)." in shown
+    assert "The largest factor in it, 200.1, is that of block h.0.mlp" in shown
+    assert "most of it from gelu in h.0.mlp.act (net.py:17)." in shown
+
+
+def test_the_bound_at_the_start_is_no_guaranteed_rate(rates: LearningRates) -> None:
+    assert RatesReport(rates).text(Page()).count("guaranteed  ") == 1
+    none = evolve(rates, guarantee=Guarantee(Region(10.0), why_not="no reason"))
+    assert row(none, "guaranteed").split() == ["guaranteed", "–", "no", "reason"]
+    assert "No rate is guaranteed." in text(none)
+    assert "proved" not in text(none)
+    assert "Λ" not in text(none)
+
+
+def test_a_ball_about_the_start_is_called_one(rates: LearningRates) -> None:
+    about = evolve(rates.guarantee, region=Region(1.25, about_start=True))
+    shown = text(evolve(rates, guarantee=about))
+    assert "for all |θ − θ₀| <= 1.25 = 0.25 |θ₀|" in shown
+    assert "--centre" not in shown
+
+
+def test_a_radius_is_not_shown_larger_than_it_is(rates: LearningRates) -> None:
+    wide = evolve(rates.guarantee, region=Region(12.3459))
+    assert "|θ| <= 12.34 =" in text(evolve(rates, guarantee=wide))
+
+
+def test_a_plugin_s_word_is_called_one(rates: LearningRates) -> None:
+    assert "plugin" not in text(rates)
+    declared = evolve(rates.guarantee, declared=True)
+    assert "a plugin's word is part of it" in text(evolve(rates, guarantee=declared))
+
+
+@pytest.mark.parametrize(
+    ("measured", "shown"),
+    [
+        (Measured(-1.0, 0.1, 3, converged=True), "λ = -1 ± 0.1 at θ₀ (Lanczos, 3 products)"),
+        (Measured(1.0, 0.1, 99), "(Lanczos, 99 products, not converged)"),
+        (Measured(why_not="memory ran out"), "memory ran out"),
+    ],
+)
+def test_a_measurement_without_a_rate(rates: LearningRates, measured: Measured, shown: str) -> None:
+    rates = evolve(rates, measured=measured)
+    assert shown in row(rates, "measured")
+    assert ("–" in row(rates, "measured")) == (measured.rate is None)
+    assert "10^-43.2" in row(rates, "guaranteed")
+
+
+def test_findings_are_shown_in_full(rates: LearningRates) -> None:
+    kink = Finding("A101", "relu has a kink", "aten::relu", "h.0", "net.py:3", help="take gelu")
+    shown = text(evolve(rates, guarantee=Guarantee(Region(10.0), findings=(kink,))))
+    assert "no bound of the Hessian, see below" in shown
+    assert "A101 relu has a kink at h.0 net.py:3 help take gelu" in shown
+    assert "blockframe explain A101" in shown
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 150])
+def test_a_page_of_any_width_in_ascii(rates: LearningRates, width: int) -> None:
+    shown = RatesReport(rates).text(Page(width=width, unicode=False))
+    assert shown.isascii()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "10^-43.2" in shown
+
+
+def test_the_document(rates: LearningRates) -> None:
+    document = json.loads(RatesReport(rates).json())
+    assert document["measured"] == {
+        "lr": 0.5, "sharpness": 4.0, "residual": 1e-3, "products": 12, "converged": True,
+        "why_not": None,
+    }  # fmt: skip
+    found = document["guaranteed"]
+    assert found["log10_lr"] == pytest.approx(math.log10(2.0) - 100.0 / math.log(10.0))
+    assert found["log10_hessian_bound"] == pytest.approx(100.0 / math.log(10.0))
+    assert (found["centre"], found["radius"], found["findings"]) == ("zero", 10.0, [])
+    assert found["dominant"] == {
+        "block": "h.0.mlp", "log10_factor": pytest.approx(math.log10(200.0)), "op": "gelu",
+        "module": "h.0.mlp.act", "location": "net.py:17",
+    }  # fmt: skip
+    start = document["bound_at_start"]
+    assert set(start) == {"log10_hessian_bound", "dominant"}  # and no rate
+    assert start["log10_hessian_bound"] == pytest.approx(10.0 / math.log(10.0))
+
+
+def test_a_document_without_numbers_is_json(rates: LearningRates) -> None:
+    nothing = Guarantee(Region(math.inf), why_not="not finite")
+    rates = evolve(
+        rates, norm=math.inf, guarantee=nothing, at_start=nothing, measured=Measured(why_not="no")
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    document = json.loads(RatesReport(rates).json(), parse_constant=refuse)
+    assert document["subject"]["norm"] is None
+    assert document["guaranteed"]["radius"] is document["guaranteed"]["log10_lr"] is None
+    assert document["guaranteed"]["why_not"] == "not finite"
+    assert document["measured"]["lr"] is None
+    assert document["measured"]["why_not"] == "no"
