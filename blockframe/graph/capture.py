@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +52,10 @@ def capture(problem: Problem) -> Graph:
 
 
 def _export(problem: Problem) -> ExportedProgram:
-    keywords = dict(problem.keywords)
+    inputs, keywords = problem.arguments
     with evaluation_mode(problem.module), _quiet(), torch.enable_grad():
         try:
-            return torch.export.export(problem.module, problem.inputs, keywords, strict=False)
+            return torch.export.export(problem.module, inputs, keywords, strict=False)
         # The forward is foreign code and the tracer runs it: anything can come out of it. It is
         # turned into a refusal here, and never into an answer.
         except (Exception, SystemExit) as error:
@@ -69,9 +69,10 @@ def run_forward(problem: Problem, *, grad: bool = False) -> Any:
     Raises:
         InputError: the forward raises; with the line of the model where it did.
     """
+    inputs, keywords = problem.arguments
     with evaluation_mode(problem.module), torch.set_grad_enabled(grad):
         try:
-            return problem.module(*problem.inputs, **problem.keywords)
+            return problem.module(*inputs, **keywords)
         except (Exception, SystemExit) as error:  # foreign code again
             where = from_exception(error)
             shapes = ", ".join(str(tuple(x.shape)) for x in problem.inputs)
@@ -205,7 +206,7 @@ class _Builder:
         values = self._inputs()
         outputs = self._inline(self.program.graph_module, values, grad=True)
         output = self._choose(outputs)
-        return _pruned(self.nodes, output, self.tensors)
+        return pruned(self.nodes, output, self.tensors)[0]
 
     # --- leaves ---------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ class _Builder:
                 "Write it without an in-place operation.",
                 location=str(from_trace(fx.meta.get("stack_trace")) or ""),
             )
-        target, args, kwargs = self._plainer(*_of_shape_alone(fx, args, kwargs))
+        target, args, kwargs = self._plainer(*of_shape_alone(fx, args, kwargs))
         index = self._append(
             NodeKind.CALL, fx.name, target, args, kwargs, meta=fx.meta.get("val"), fx=fx
         )
@@ -445,7 +446,7 @@ _FILLED = {
 }
 
 
-def _of_shape_alone(fx: FxNode, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+def of_shape_alone(fx: FxNode, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
     """``zeros_like(x)`` and its kin, which use only the shape of x, as ops without an operand."""
     called: Any = fx.target
     target = _FILLED.get(called)
@@ -468,9 +469,11 @@ _DIVISIONS = {
 }
 
 
-def _pruned(nodes: list[Node], output: int, tensors: Mapping[str, Tensor]) -> Graph:
-    """Only what the output depends on, renumbered; leaves first."""
-    live = {output}
+def pruned(
+    nodes: Sequence[Node], output: int, tensors: Mapping[str, Tensor], keep: Iterable[int] = ()
+) -> tuple[Graph, Mapping[int, int]]:
+    """Only what the output and ``keep`` depend on, leaves first; and the new indices."""
+    live = {output, *keep}
     for node in reversed(nodes):
         if node.index in live:
             live.update(node.operands)
@@ -478,7 +481,7 @@ def _pruned(nodes: list[Node], output: int, tensors: Mapping[str, Tensor]) -> Gr
     kept.sort(key=lambda n: n.kind is NodeKind.CALL)
     new = {n.index: i for i, n in enumerate(kept)}
     renumbered = tuple(renumber(n, i, new) for i, n in enumerate(kept))
-    return Graph(renumbered, new[output], dict(tensors))
+    return Graph(renumbered, new[output], dict(tensors)), new
 
 
 def renumber(node: Node, index: int, new: Mapping[int, Any]) -> Node:

@@ -22,6 +22,15 @@ def call(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return node.target(*args, **kwargs)
 
 
+def as_function(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The op as a function to differentiate, without what changes its gradient only."""
+    if node.op == "aten::embedding":  # padding_idx, scale_grad_by_freq and sparse
+        return args[0][args[1]]
+    if node.op == "aten::detach":
+        return args[0]
+    return call(node, args, kwargs)
+
+
 def evaluate(
     graph: Graph, values: dict[int, Any], indices: Iterable[int] | None = None, rule: Rule = call
 ) -> dict[int, Any]:
@@ -40,10 +49,13 @@ def evaluate(
 def leaves(
     graph: Graph, problem: Problem, inputs: tuple[Tensor, ...] | None = None
 ) -> dict[int, Any]:
-    """Values of the leaves: parameters, buffers, constants and inputs of ``problem``."""
+    """Values of the leaves: parameters, buffers, constants and inputs of ``problem``.
+
+    An input that is none of the problem's (a direction of a derivative) is left out.
+    """
     given = problem.inputs if inputs is None else inputs
     tensors = [*given, *_tensors(problem.keywords)]
-    state = named_tensors(problem.module)
+    state = named_tensors(problem.module) | dict(problem.buffers)
     values: dict[int, Any] = {}
     for node in graph:
         match node.kind:
@@ -51,7 +63,7 @@ def leaves(
                 values[node.index] = state[node.target]
             case NodeKind.CONSTANT:
                 values[node.index] = graph.tensors[node.target]
-            case NodeKind.INPUT:
+            case NodeKind.INPUT if isinstance(node.target, int):
                 values[node.index] = tensors[node.target]
     return values
 

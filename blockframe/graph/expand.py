@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -73,40 +73,53 @@ def _written_out(
         a, k = pytree.tree_unflatten(filled, spec)
         return atom.definition(*a, **k)
 
-    examples = [_example(nodes[flat[i].index], device) for i in places]
+    examples = [example(nodes[flat[i].index], device) for i in places]
     with torch.no_grad():
         module = make_fx(definition, tracing_mode="fake")(*examples)
+    return transcribe(module, (flat[i] for i in places), append, tensors, node)
+
+
+def transcribe(
+    module: torch.fx.GraphModule,
+    operands: Iterable[Any],
+    append: Callable[[Node], Ref],
+    tensors: dict[str, torch.Tensor],
+    like: Node,
+) -> Any:
+    """Append the nodes of a traced ``module`` applied to ``operands``; what it returns, references
+    instead of tensors. The nodes are named after ``like`` and stand where it stands."""
     made: dict[Any, Any] = {}
-    operands = iter([flat[i] for i in places])
+    given = iter(operands)
     for fx in module.graph.nodes:
         if fx.op == "placeholder":
-            made[fx] = next(operands)
+            made[fx] = next(given)
         elif fx.op == "output":
             return torch.fx.map_arg(fx.args[0], made.__getitem__)
         elif fx.op == "get_attr":
-            name = f"{node.name}.{fx.target}"
+            name = f"{like.name}.{fx.target}"
             tensors[name] = getattr(module, str(fx.target))
             made[fx] = append(
                 Node(0, NodeKind.CONSTANT, name, name, shape=tuple(tensors[name].shape),
-                     dtype=tensors[name].dtype, origin=node.index)
+                     dtype=tensors[name].dtype, origin=like.index)
             )  # fmt: skip
         else:
             value = fx.meta.get("val")
             tensor = isinstance(value, torch.Tensor)
             made[fx] = append(
                 evolve(
-                    node,
-                    name=f"{node.name}.{fx.name}",
+                    like,
+                    name=f"{like.name}.{fx.name}",
                     target=fx.target,
                     args=tuple(torch.fx.map_arg(fx.args, made.__getitem__)),
                     kwargs=dict(torch.fx.map_arg(fx.kwargs, made.__getitem__)),
                     shape=tuple(value.shape) if tensor else None,
                     dtype=value.dtype if tensor else None,
-                    origin=node.index,
+                    origin=like.index,
                 )
             )
     return None
 
 
-def _example(node: Node, device: torch.device) -> torch.Tensor:
+def example(node: Node, device: torch.device) -> torch.Tensor:
+    """A tensor of the shape and dtype of ``node``'s value, to trace with."""
     return torch.empty(node.shape or (), dtype=node.dtype, device=device)

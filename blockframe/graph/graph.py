@@ -84,7 +84,7 @@ class Node:
         """Indices of the nodes whose values are used, in argument order, with repetition."""
         return tuple(ref.index for ref in refs((self.args, self.kwargs)))
 
-    @property
+    @cached_property
     def op(self) -> str:
         """Name of the operation: ``aten::gelu``, ``aten::max.dim``; ``getitem``; or the kind."""
         if self.kind is not NodeKind.CALL:
@@ -132,6 +132,15 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    @cached_property
+    def live(self) -> frozenset[int]:
+        """The nodes that the output depends on."""
+        live = {self.output}
+        for node in reversed(self.nodes):
+            if node.index in live:
+                live.update(node.operands)
+        return frozenset(live)
 
     @cached_property
     def users(self) -> tuple[tuple[int, ...], ...]:

@@ -17,8 +17,8 @@ from attrs import frozen
 from blockframe.errors import BlockframeError
 from blockframe.foreign import foreign
 from blockframe.graph.capture import evaluation_mode, select
-from blockframe.graph.evaluate import call, evaluate, leaves
-from blockframe.graph.graph import Graph, Node
+from blockframe.graph.evaluate import as_function, evaluate, leaves
+from blockframe.graph.graph import Graph, Location
 from blockframe.graph.watch import Watch, changed, saved_tensor_hooks, state
 from blockframe.problem import Problem
 
@@ -34,12 +34,17 @@ SCALE = 2.0**20
 
 @frozen
 class Objection:
-    """Why the graph does not stand for the module, or not for its gradient."""
+    """Why the graph does not stand for the module, or not for its gradient.
+
+    ``op``: what was seen, by its torch name; ``location``: the model's line that did it.
+    """
 
     code: str
     message: str
     module: str = ""
     numbers: dict[str, Any] | None = None
+    op: str = ""
+    location: Location | None = None
 
 
 def objections(
@@ -52,7 +57,7 @@ def objections(
     that ``problem`` holds a copy of, if it does (a copied parameter has lost its hooks).
     """
     root = original or problem.module
-    found = [*_hooks(root), *_aliases(root, problem, graph)]
+    found = [*_hooks(root), *_aliases(root, problem, graph), *_overlaps(root)]
     generator = torch.Generator().manual_seed(seed)
     own = [(n, p) for n, p in problem.module.named_parameters() if p.dtype.is_floating_point]
     originals = {name: p.detach().clone() for name, p in own}
@@ -72,7 +77,7 @@ def objections(
         with torch.no_grad():
             for name, p in own:
                 p.copy_(originals[name])
-    return list({(o.code, o.message): o for o in found}.values())
+    return list({(o.code, o.message, o.location): o for o in found}.values())
 
 
 def _aliases(root: nn.Module, problem: Problem, graph: Graph) -> Iterator[Objection]:
@@ -95,6 +100,27 @@ def _aliases(root: nn.Module, problem: Problem, graph: Graph) -> Iterator[Object
                 f"parameter {parameter or '(unknown)'} is also read as a constant ({name}), "
                 "where its gradient is not followed",
             )
+
+
+def _overlaps(root: nn.Module) -> Iterator[Objection]:
+    """Parameters in one place of memory: a step of one also moves the other."""
+    taken: list[tuple[int, int, int, str]] = []
+    for name, p in root.named_parameters():
+        if not p.requires_grad or p.is_meta or not p.numel():
+            continue
+        place = p.untyped_storage().data_ptr()
+        first = int(p.storage_offset()) * p.element_size()
+        reach = sum((n - 1) * int(s) for n, s in zip(p.shape, p.stride(), strict=True))
+        last = first + (reach + 1) * p.element_size()
+        for other, start, end, whose in taken:
+            if other == place and start < last and first < end:
+                yield Objection(
+                    "A304",
+                    f"parameters {whose} and {name} share memory, and neither's gradient is that "
+                    "by what they share",
+                    module=name.rpartition(".")[0],
+                )
+        taken.append((place, first, last, name))
 
 
 class _NotComparable(BlockframeError):
@@ -122,7 +148,7 @@ def _compare(problem: Problem, graph: Graph, generator: torch.Generator) -> Iter
             output = yield from _run(problem, parameters)
             again = select(problem, problem.module(*problem.inputs, **problem.keywords))
         with _breaks_off("A904", "the traced graph cannot be run by itself"):
-            values = evaluate(graph, leaves(graph, problem), rule=_differentiated)[graph.output]
+            values = evaluate(graph, leaves(graph, problem), rule=as_function)[graph.output]
         yield from _custom_functions(output)
         if not torch.isfinite(output).all():
             yield Objection("A905", "the output is not finite at a point near the given parameters")
@@ -165,9 +191,12 @@ def _run(problem: Problem, parameters: Mapping[str, Tensor]) -> Generator[Object
     before = state(problem.module)
     with saved_tensor_hooks() as saved, Watch(parameters.values()) as watch:
         output: Tensor = select(problem, problem.module(*problem.inputs, **problem.keywords))
-    for name in watch.stopped:
+    for name, where in watch.stopped:
         yield Objection(
-            "A301", f"the gradient of a value that depends on parameters is stopped ({name})"
+            "A301",
+            f"the gradient of a value that depends on parameters is stopped ({name})",
+            op=name,
+            location=where,
         )
     for name in watch.taken:
         yield Objection(
@@ -177,15 +206,6 @@ def _run(problem: Problem, parameters: Mapping[str, Tensor]) -> Generator[Object
     for name in [*watch.hooks, *saved]:
         yield Objection("A303", f"the forward sets a hook ({name}) that can change the gradient")
     return output
-
-
-def _differentiated(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The op as a function to differentiate, without what changes its gradient only."""
-    if node.op == "aten::embedding":  # padding_idx, scale_grad_by_freq and sparse
-        return torch.nn.functional.embedding(args[1], args[0])
-    if node.op == "aten::detach":
-        return args[0]
-    return call(node, args, kwargs)
 
 
 def left_behind(attributes: list[str]) -> Iterator[Objection]:

@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from traceback import walk_tb
+from traceback import walk_stack, walk_tb
 
 from blockframe.graph.graph import Location
 
@@ -49,6 +49,12 @@ def _innermost(frames: Iterable[tuple[str, int]]) -> Location | None:
 def from_trace(trace: str | None) -> Location | None:
     """The model's line in a stack trace as torch.export records it (outermost call first)."""
     return _innermost((m["file"], int(m["line"])) for m in _FRAME.finditer(trace or ""))
+
+
+def from_stack() -> Location | None:
+    """The line of a ``forward`` of the model that is running: as torch.export records it."""
+    frames = [(f.f_code, line) for f, line in walk_stack(None)]
+    return _innermost((c.co_filename, line) for c, line in frames[::-1] if c.co_name == "forward")
 
 
 def from_exception(error: BaseException) -> Location | None:

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from blockframe.graph.graph import Location
+from blockframe.graph.location import from_stack
+
 _HOOKS = {"register_hook", "register_post_accumulate_grad_hook"}
 _TAKEN_OUT = {
     "__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "tolist", "numpy",
@@ -38,7 +41,7 @@ class Watch(TorchFunctionMode):
         # Kept alive, so that no id is used twice while the forward runs.
         self.varying: dict[int, Tensor] = {id(p): p for p in parameters if p.requires_grad}
         self.chosen: dict[int, Tensor] = {}  # piecewise constant: masks, positions
-        self.stopped: dict[str, None] = {}
+        self.stopped: dict[tuple[str, Location | None], None] = {}  # and the model's line
         self.taken: dict[str, None] = {}
         self.hooks: dict[str, None] = {}
 
@@ -51,34 +54,39 @@ class Watch(TorchFunctionMode):
         chosen = any(id(t) in self.chosen for t in tensors)
         if (varying or chosen) and name in _TAKEN_OUT:
             self.taken[name] = None
+        followed = [t.requires_grad for t in tensors]  # before the call, which can stop it in place
         result = func(*args, **(kwargs or {}))
         paired = name in _ONE_BY_ONE and not isinstance(result, Tensor)
         if varying and paired and len(tensors) == len(result):
-            for source, value in zip(tensors, result, strict=True):
+            for source, value, one in zip(tensors, result, followed, strict=True):
                 if id(source) in self.varying or source.requires_grad:
-                    self._follow(name, (), value)
+                    self._follow(name, (), value, one)
         elif varying and name not in _OF_SHAPE:
-            self._follow(name, args, result)
+            self._follow(name, args, result, any(followed))
         elif chosen:
             values = pytree.tree_leaves(result)
             self.chosen |= {id(v): v for v in values if isinstance(v, Tensor)}
         return result
 
-    def _follow(self, name: str, args: Any, result: Any) -> None:
+    def _follow(self, name: str, args: Any, result: Any, followed: bool) -> None:
+        """``followed``: whether a gradient reached the operands; else it was stopped before."""
         values = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
         if (name.endswith("_") and not name.endswith("__")) or name == "__setitem__":
             written = args[0] if args and isinstance(args[0], Tensor) else None
             if written is not None:
                 values.append(written)
                 if not torch.is_grad_enabled():
-                    self.stopped[f"{name} where gradients are off"] = None
+                    self._stop(f"{name} where gradients are off")
         for value in values:
             if value.dtype.is_floating_point or value.dtype.is_complex:
                 self.varying[id(value)] = value
-                if not value.requires_grad:
-                    self.stopped[name] = None
+                if followed and not value.requires_grad:
+                    self._stop(name)
             else:
                 self.chosen[id(value)] = value
+
+    def _stop(self, name: str) -> None:
+        self.stopped[name, from_stack()] = None
 
 
 def _name(func: Any) -> str:
