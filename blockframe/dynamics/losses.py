@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -11,6 +12,50 @@ from blockframe.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_ROUNDED = 1.0 + 1e-12
+"""Covers the rounding of the few operations of a constant."""
+
+
+@frozen
+class Smoothness:
+    """|∇_F L| <= slope[0] + slope[1] |F| and |∇²_F L| <= curvature for all outputs F.
+
+    Frobenius and operator norms; F holds the outputs of all samples.
+    """
+
+    slope: tuple[float, float]
+    curvature: float
+
+
+@runtime_checkable
+class SmoothLoss(Protocol):
+    """A loss that knows how its derivatives grow: what a guaranteed learning rate needs."""
+
+    def smoothness(self, targets: Tensor) -> Smoothness: ...
+
+
+@frozen
+class PairingBound:
+    """⟨F, ∇_F L⟩ >= -value for all outputs F (docs/theory section 5), rounded up.
+
+    ``basis``: the numbers that it follows from, for who checks it again.
+    """
+
+    value: float
+    basis: Mapping[str, float]
+
+
+@runtime_checkable
+class DissipativeLoss(Protocol):
+    """A loss that knows how negative ⟨F, ∇_F L⟩ can be: what a proof of clause D needs."""
+
+    def pairing_bound(
+        self, outputs: tuple[int, ...], targets: Tensor | None
+    ) -> PairingBound | None:
+        """For outputs of this shape; None where there is no bound, or none without targets."""
+        ...
 
 
 class Loss(Protocol):
@@ -65,6 +110,26 @@ class MeanSquaredError:
     def infimum(self, targets: Tensor) -> float:
         return 0.0
 
+    def smoothness(self, targets: Tensor) -> Smoothness:
+        """∇ = (F − Y)/N, ∇² = I/N."""
+        from blockframe.domains.norms import frobenius
+
+        n = targets.shape[0]
+        return Smoothness((frobenius(targets) / n * _ROUNDED, _ROUNDED / n), _ROUNDED / n)
+
+    def pairing_bound(
+        self, outputs: tuple[int, ...], targets: Tensor | None
+    ) -> PairingBound | None:
+        """⟨f, f − y⟩ >= −¼‖y‖²."""
+        if targets is None or targets.is_meta or tuple(targets.shape) != outputs:
+            return None
+        n = targets.shape[0]
+        slack = 1.0 + (targets.numel() + 8) * 2.0**-52  # in whatever order they are summed
+        square = float(targets.double().square().sum()) * slack
+        value = math.nextafter(square / (4 * n), math.inf)
+        basis = {"samples": n, "targets_square": square}
+        return PairingBound(value, basis) if math.isfinite(value) else None
+
 
 @frozen
 class CrossEntropy:
@@ -102,6 +167,34 @@ class CrossEntropy:
 
     def infimum(self, targets: Tensor) -> float:
         return 0.0
+
+    def smoothness(self, targets: Tensor) -> Smoothness:
+        """Of M rows: |p − e_y| <= √2 and |diag p − p pᵀ| <= ½ for each, over M."""
+        rows = targets.numel()
+        return Smoothness((math.sqrt(2.0 / rows) * _ROUNDED, 0.0), 0.5 / rows * _ROUNDED)
+
+    def pairing_bound(self, outputs: tuple[int, ...], targets: Tensor | None) -> PairingBound:
+        """−W₀((C − 1)/e) for each row, whatever its class; so for soft targets too."""
+        classes = outputs[-1]
+        return PairingBound(lambert_bound(classes), {"classes": classes})
+
+
+def lambert_bound(classes: int) -> float:
+    """The least w found with w·e^(w+1) >= C − 1: W₀((C − 1)/e) of the Lambert function, rounded up.
+
+    By bisection. The product is computed with an error of some (w + 4) units of roundoff, and w is
+    below 50 for any C; the excess that is asked for is more.
+    """
+    least, most = 0.0, 1.0 + math.log(max(1, classes))
+    enough = (classes - 1) * _ROUNDED
+    if enough <= 0.0:
+        return 0.0
+    while least < (middle := (least + most) / 2) < most:
+        if middle * math.exp(middle + 1.0) >= enough:
+            most = middle
+        else:
+            least = middle
+    return most
 
 
 LOSSES: tuple[Loss, ...] = (MeanSquaredError(), CrossEntropy())
