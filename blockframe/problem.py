@@ -64,7 +64,8 @@ class Problem:
     Attributes:
         module: the network, in any mode; it is analysed in evaluation mode and never changed.
             Parameters may live on the meta device if a ``proxy`` with real ones is given.
-        inputs: positional tensors of ``module.forward``; the first dimension is the sample.
+        inputs: positional tensors of ``module.forward``; the first dimension is the sample. They
+            may hold numbers where the parameters do not.
         targets: what the loss compares the outputs with; None where no trajectory is wanted.
             ``mse``: the shape of the outputs. ``ce``: class indices, the shape of the outputs
             without its last dimension.
@@ -77,6 +78,7 @@ class Problem:
         data: what the data is, in words.
         note: how a proxy was reduced, in words.
         proxy: the same architecture, reduced, with real weights (docs/proxy).
+        buffers: values of buffers for which the module holds no numbers, by name.
 
     Raises:
         InputError: something is not what it is said to be here; a parameter is uninitialized, a
@@ -93,6 +95,7 @@ class Problem:
     data: str = ""
     note: str = ""
     proxy: Problem | None = None
+    buffers: Mapping[str, Tensor] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         import torch
@@ -122,6 +125,7 @@ class Problem:
         if self.proxy is not None and not isinstance(self.proxy, Problem):
             raise InputError(f"proxy is {_describe(self.proxy)}", "Give a Problem, or None.")
         _check_initialized(self.module)
+        _check_memory(self.module)
         given = {f"input {i}": x for i, x in enumerate(self.inputs)} | self._data()
         state = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         _check_dense(given | {f"parameter {name}": p for name, p in state.items()})
@@ -152,11 +156,25 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs live; the parameters where there are none."""
+        """Where the parameters live; the inputs where there are none."""
         import torch
 
-        tensors = [*self.inputs, *self.module.parameters()]
+        tensors = [*self.module.parameters(), *self.inputs]
         return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def arguments(self) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """What the module is called with: inputs and keywords, without their numbers where the
+        parameters have none."""
+        import torch
+
+        def placed(value: Any) -> Any:
+            return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+        if not any(p.is_meta for p in self.module.parameters()):
+            return self.inputs, dict(self.keywords)
+        inputs = tuple(placed(x) for x in self.inputs)
+        return inputs, {name: placed(value) for name, value in self.keywords.items()}
 
     @property
     def runnable(self) -> Problem | None:
@@ -176,6 +194,17 @@ def _check_plain(keywords: Mapping[str, Any]) -> None:
             raise InputError(
                 f"keyword {name!r} holds tensors inside a {type(value).__name__}",
                 "Wrap the module in one whose forward takes each tensor as an argument of its own.",
+            )
+
+
+def _check_memory(module: nn.Module) -> None:
+    """An optimiser cannot move the entries of a parameter that repeats itself one by one."""
+    for name, parameter in module.named_parameters():
+        repeated = zip(parameter.shape, parameter.stride(), strict=True)
+        if any(size > 1 and stride == 0 for size, stride in repeated):
+            raise InputError(
+                f"entries of parameter {name} share memory (it is an expanded tensor)",
+                "Make it a tensor of its own: parameter.data.clone().",
             )
 
 

@@ -18,6 +18,13 @@ with warnings.catch_warnings():
     NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
 
 
+def repeated() -> nn.Module:
+    """Its weight has three numbers in memory, and six entries."""
+    module = nn.Linear(3, 2)
+    module.weight = nn.Parameter(module.weight.data[:1].expand(2, 3))
+    return module
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -45,6 +52,7 @@ with warnings.catch_warnings():
         ({"output": True}, "output must be a key, an index or None, not True"),
         ({"output": 1.5}, "output must be a key"),
         ({"proxy": 3}, "proxy is int. Give a Problem"),
+        ({"module": repeated()}, "entries of parameter weight share memory"),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], says: str) -> None:

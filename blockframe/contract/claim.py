@@ -66,7 +66,10 @@ class Finding:
 
 @frozen
 class Claim:
-    """One clause about one subject over one region."""
+    """One clause about one subject over one region.
+
+    ``files``: what its numbers name and are too large for; it is written beside the certificate.
+    """
 
     clause: str
     verdict: Verdict
@@ -77,6 +80,7 @@ class Claim:
     region: str = ""
     numbers: dict[str, Any] = field(factory=dict)
     findings: tuple[Finding, ...] = ()
+    files: dict[str, bytes] = field(factory=dict, eq=False, repr=False)  # not in the JSON document
 
     def __attrs_post_init__(self) -> None:
         if self.verdict is Verdict.HOLDS and self.evidence is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
+from blockframe.contract.codes import AT_START, BY_AUTO, CODES, NOT_DESCENT
 from blockframe.dynamics.ending import COMPLETED, was_not_finite
 from blockframe.dynamics.inequalities import DESCENT, MONOTONE, NORMS, PER_STEP, STABILITY
 
@@ -78,7 +79,8 @@ def _claim(
         statement=statement,
         evidence=None if verdict is Verdict.UNKNOWN else Evidence.MEASURED,
         subject="trajectory",
-        region="the iterates of this run",
+        region="the iterates of this run"
+        + (", on the proxy" if trajectory.scale == "proxy" else ""),
         numbers=numbers,
         findings=tuple(findings),
     )
@@ -108,7 +110,7 @@ def _sharp(trajectory: Trajectory) -> list[Finding]:
             f"{SHARPNESS} = {value:.4g} ≥ 1, first at step {step}, in all at {len(steps)} of the "
             f"{len(stability)} iterates: there the descent rests on the directional smoothness",
             witness={"step": step, SHARPNESS: value, "lr": trajectory.lr},
-            help=f"lower --lr below 2/λ = {trajectory.lr / max(x for _, x in steps):.3g}",
+            help=CODES[SHARP].advice(limit=f"{trajectory.lr / max(x for _, x in steps):.3g}"),
         )
     ]
 
@@ -125,7 +127,7 @@ def _violation(trajectory: Trajectory, i: Inequality) -> Finding:
     witness["lr"] = trajectory.lr
     if i.name == NORMS:
         message += ": the update was not that of gradient descent"
-        advice = "a fault of this program, not of the network: please report it"
+        advice = CODES[VIOLATED].advice(NOT_DESCENT)
         return Finding(VIOLATED, message, witness=witness, help=advice)
     limit = f"{trajectory.lr:.3g}"
     if i.name in (MONOTONE, STABILITY):
@@ -135,7 +137,7 @@ def _violation(trajectory: Trajectory, i: Inequality) -> Finding:
             name, value = next(iter(above.items()))
             message += f", with {name} = {value:.4g} > 1"
             limit = f"2/{'λ' if name == SHARPNESS else 'Λ'} = {trajectory.lr / value:.3g}"
-    return Finding(VIOLATED, message, witness=witness, help=_lower(trajectory, limit))
+    return Finding(VIOLATED, message, witness=witness, help=_lower(VIOLATED, trajectory, limit))
 
 
 def _above_one(trajectory: Trajectory, step: int) -> dict[str, float]:
@@ -148,19 +150,18 @@ def _above_one(trajectory: Trajectory, step: int) -> dict[str, float]:
     return dict(above)
 
 
-def _lower(trajectory: Trajectory, limit: str) -> str:
+def _lower(code: str, trajectory: Trajectory, limit: str) -> str:
     """Advice; ``limit``: the learning rate must be below it."""
-    below = f"lower --lr below {limit}"
-    return f"{below}, or take --lr auto" if trajectory.lr_rule == AS_GIVEN else below
+    return CODES[code].advice("" if trajectory.lr_rule == AS_GIVEN else BY_AUTO, limit=limit)
 
 
 def _not_finite(trajectory: Trajectory) -> Finding:
     losses = trajectory.series.get("loss", [])
     finite = [x for x in losses if x is not None]
     step = len(losses) - 1
-    message, advice = trajectory.ended, _lower(trajectory, f"{trajectory.lr:.3g}")
+    message, advice = trajectory.ended, _lower(NOT_FINITE, trajectory, f"{trajectory.lr:.3g}")
     if step == 0:
-        advice = "look at the weights and the data: the run starts there"
+        advice = CODES[NOT_FINITE].advice(AT_START)
     elif finite:
         message += f"; the last finite loss was {finite[-1]:.6g}"
     last = finite[-1] if finite else None
@@ -172,7 +173,7 @@ def _undecided(i: Inequality) -> Finding:
     return Finding(
         ROUNDING,
         f"rounding decides at step {i.step}: {i.name} has sides {i.left:.6g} and {i.right:.6g}",
-        help="take --dtype float64, or fewer steps: the loss hardly changes any more",
+        help=CODES[ROUNDING].advice(),
     )
 
 

@@ -205,10 +205,12 @@ class AnalyticityDomain(Domain[int]):
                 node, "A900", f"{node.op} of complex values is not in the catalogue"
             )
         if not self.ranges[node.index].whole.finite:
-            found |= self._issue(
-                node, "A104",
-                f"{node.short}: not shown that every row has an entry that is not minus infinity",
-            )  # fmt: skip
+            what = (
+                ": not shown that every row has an entry that is not minus infinity"
+                if atom.masked
+                else " of a value that may be infinite"
+            )
+            found |= self._issue(node, "A104", node.short + what)
         return found
 
     def selection(self, node: Node, atom: Selection, operands: list[int]) -> int:

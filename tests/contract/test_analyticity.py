@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import blockframe
 from blockframe.analysis import Analysis
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.atoms.facts import Pointwise
@@ -449,3 +450,25 @@ def test_a_full_size_model_takes_its_witness_from_the_proxy() -> None:
     assert claims[0].verdict is FAILS
     assert claims[0].findings[0].witness is not None
     assert claims[0].findings[0].witness["scale"] == "proxy"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        lambda x: x[:, torch.arange(6) % 3],
+        lambda x: x * torch.nn.functional.one_hot(torch.arange(5) % 3, 3),
+        lambda x: x[:, torch.arange(3) ** 2 % 3],
+        lambda x: x[:, torch.arange(6).fmod(3)],
+    ],
+)
+def test_an_index_that_is_computed_stays_a_whole_number(chosen: Any) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return chosen(self.inner(x))
+
+    certificate = blockframe.certify((Net(), (torch.randn(5, 3),)), static_only=True)
+    assert certificate.claim("analyticity").verdict == "HOLDS"

@@ -49,7 +49,8 @@ class TestFull:
         problem = default(spec)
         assert problem.parameters == PARAMETERS[spec]
         assert not problem.has_weights
-        assert all(t.is_meta for t in problem.inputs)
+        assert all(p.is_meta for p in problem.module.parameters())
+        assert not any(t.is_meta for t in problem.inputs)  # its data is the proxy's
         assert not problem.module.training
 
     @pytest.mark.parametrize("spec", PARAMETERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 import transformers
 from attrs import frozen
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -82,6 +84,37 @@ def on_meta(arch: Architecture, spec: str) -> PreTrainedModel:
         model = _construct(arch)
     model.tie_weights()
     return model
+
+
+def buffers(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What the buffers of a module without numbers hold once its class has filled them, by name.
+
+    Those that its class fills elsewhere, or with the numbers of parameters, are left out.
+    """
+    filled = copy.deepcopy(model)
+    for module in filled.modules():
+        own = dict(module.named_buffers(recurse=False))
+        for name, buffer in own.items():
+            mark = torch.iinfo(buffer.dtype).min if _counts(buffer) else math.nan
+            module._buffers[name] = torch.full_like(buffer, mark, device="cpu")
+        if own:
+            try:
+                with foreign(SpecError), torch.no_grad():
+                    filled._init_weights(module)  # type: ignore[no-untyped-call]
+            except SpecError:  # it wants numbers of parameters, or has no such method
+                continue
+    return {n: b.detach() for n, b in filled.named_buffers() if _is_filled(b)}
+
+
+def _counts(buffer: Tensor) -> bool:
+    return not (buffer.is_floating_point() or buffer.is_complex() or buffer.dtype is torch.bool)
+
+
+def _is_filled(buffer: Tensor) -> bool:
+    if buffer.is_meta or buffer.dtype is torch.bool:
+        return False
+    mark = buffer == torch.iinfo(buffer.dtype).min if _counts(buffer) else buffer.isnan()
+    return not bool(mark.any())
 
 
 def random(arch: Architecture, seed: int, spec: str) -> PreTrainedModel:

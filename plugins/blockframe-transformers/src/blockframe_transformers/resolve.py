@@ -43,21 +43,23 @@ def resolve(spec: str, request: Request) -> Problem:
 def _resolve(spec: str, request: Request) -> Problem:
     arch = build.architecture(configuration(spec, request.settings), spec, _remedy(spec, request))
     full = build.on_meta(arch, spec)
-    shapes = tasks.shapes(arch.task, full)
+    tasks.check(full, arch.task)
     if request.full or sum(p.numel() for p in full.parameters()) <= SMALL:
         build.check_memory(full, spec)
         model, weights = _weights(spec, arch, request)
         return _problem(spec, arch, model, weights, request)
     proxy, note = _proxy(spec, arch, _kinds(full), request)
+    data = tasks.batch(arch.task, arch.config, request, targets=False)
     return Problem(
         full,
-        shapes.inputs,
+        data.inputs,
         loss=request.loss or "ce",
-        keywords={**shapes.keywords, **tasks.constants(full)},
+        keywords={**data.keywords, **tasks.constants(full)},
         output="logits",
         spec=spec,
         note=note,
         proxy=proxy,
+        buffers=build.buffers(full),
     )
 
 

@@ -47,11 +47,9 @@ class Batch:
     words: str = ""
 
 
-def shapes(task: str, model: PreTrainedModel) -> Batch:
-    """Inputs without numbers: two samples, 8 tokens each.
-
-    Raises:
-        SpecError: the model reads neither tokens nor pictures.
+def check(model: PreTrainedModel, task: str) -> None:
+    """Raises:
+    SpecError: the model reads neither tokens nor pictures.
     """
     wanted = "pixel_values" if task == "image" else "input_ids"
     if model.main_input_name != wanted:
@@ -59,18 +57,18 @@ def shapes(task: str, model: PreTrainedModel) -> Batch:
             f"{type(model).__name__} reads {model.main_input_name}, not {wanted}",
             "blockframe feeds language models tokens and image classifiers pictures.",
         )
-    if task == "image":
-        return Batch((torch.empty(2, *picture(model.config), device="meta"),))
-    tokens = torch.zeros(2, 8, dtype=torch.long, device="meta")
-    return Batch((tokens,), keywords={"decoder_input_ids": tokens} if task == "seq2seq" else {})
 
 
-def batch(task: str, config: PreTrainedConfig, request: Request) -> Batch:
+def batch(task: str, config: PreTrainedConfig, request: Request, *, targets: bool = True) -> Batch:
     """Real inputs and targets, the data that ``request`` asks for.
+
+    ``targets``: whether the model is trained on them, so that it must have as many labels.
 
     Raises:
         InputError: the data does not fit.
     """
+    if task == "image" and not targets:
+        return _image(config, request, labelled=False)
     return BATCHES[task](config, request)
 
 
@@ -125,10 +123,10 @@ def _seq2seq(config: PreTrainedConfig, request: Request) -> Batch:
     return Batch((source,), target, {"decoder_input_ids": shifted}, words)
 
 
-def _image(config: PreTrainedConfig, request: Request) -> Batch:
+def _image(config: PreTrainedConfig, request: Request, *, labelled: bool = True) -> Batch:
     """Pictures enlarged to the model's size, targets (N,)."""
     samples, words = pictures(request)
-    if (config.num_labels or 0) < (samples.classes or 0):
+    if labelled and (config.num_labels or 0) < (samples.classes or 0):
         raise InputError(
             f"the data has {samples.classes} classes and the model {config.num_labels}",
             f"Give --set num_labels={samples.classes}.",
