@@ -7,6 +7,7 @@ nothing is converted, ignored or filled in that the schema requires.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import numbers
@@ -20,12 +21,20 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from blockframe.certificate.model import SCHEMA, Certificate, Subject, Trajectory
+from blockframe.certificate.model import SCHEMA, Certificate, Claim, Subject, Trajectory
 from blockframe.errors import CertificateError
 
 NON_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 KEYS = {"class_name": "class"}
 """Field names that are no names in Python, and their JSON keys."""
+HIDDEN = {"files"}
+"""Fields that are not in the document."""
+
+LONGEST = 64 << 20
+"""Characters (of a file: bytes) of the longest document that is read."""
+DEEPEST = 100
+"""Arrays and objects within one another."""
+_MESSAGE = 300
 
 Structure = Callable[[Any, Any], Any]
 """Makes a value of a record out of JSON, given its type."""
@@ -48,13 +57,34 @@ def dumps(certificate: Certificate) -> str:
     Raises:
         CertificateError: a claim carries a value that JSON has no form for.
     """
+    document = _document(certificate)
+    document["seal"] = certificate.seal or _seal(document)
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def digest(certificate: Certificate) -> str:
+    """What `Certificate.seal` must be.
+
+    Raises:
+        CertificateError: a claim carries a value that JSON has no form for.
+    """
+    return _seal(_document(certificate))
+
+
+def _document(certificate: Certificate) -> dict[str, Any]:
+    """Everything but the seal."""
     plain = _plain(_converter().unstructure(certificate), "$")
-    document = {
+    del plain["seal"]
+    return {
         "schema": plain.pop("schema"),
         "verdict": certificate.verdict.value,
         **plain,
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _seal(document: dict[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def loads(text: str) -> Certificate:
@@ -68,10 +98,14 @@ def loads(text: str) -> Certificate:
             f"a certificate is read from its JSON text, not from a {type(text).__name__}",
             "Give the contents of the file, a string.",
         )
-    try:
-        return _structure(_parse(text))
-    except RecursionError as error:
-        raise CertificateError("the certificate is nested too deeply", _DAMAGED) from error
+    if len(text) > LONGEST:
+        raise CertificateError(
+            f"the certificate has {len(text):,} characters, and {LONGEST:,} are the limit", _DAMAGED
+        )
+    document = _parse(text)
+    if _depth(document) > DEEPEST:
+        raise CertificateError("the certificate is nested too deeply", _DAMAGED)
+    return _structure(document)
 
 
 def _parse(text: str) -> Any:
@@ -79,8 +113,29 @@ def _parse(text: str) -> Any:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
         )
+    except RecursionError as error:
+        raise CertificateError("the certificate is nested too deeply", _DAMAGED) from error
     except ValueError as error:
-        raise CertificateError(f"the certificate is not JSON: {error}", _DAMAGED) from error
+        raise CertificateError(
+            f"the certificate is not JSON: {_short(str(error))}", _DAMAGED
+        ) from error
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST:
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (list, dict))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        depth += 1
+    return depth
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MESSAGE else text[:_MESSAGE] + "…"
 
 
 def _structure(document: Any) -> Certificate:
@@ -89,7 +144,7 @@ def _structure(document: Any) -> Certificate:
     schema = document.get("schema")
     if schema != SCHEMA:
         raise CertificateError(
-            f"the certificate's schema is {schema!r}; this version reads {SCHEMA!r}",
+            f"the certificate's schema is {_short(repr(schema))}; this version reads {SCHEMA!r}",
             "Use the version of blockframe that wrote it, or certify again.",
         )
     if "verdict" not in document:
@@ -102,7 +157,7 @@ def _structure(document: Any) -> Certificate:
         raise _fault(path.replace(".class_name", ".class"), text) from error
     if document["verdict"] != certificate.verdict.value:
         raise CertificateError(
-            f"the certificate says {document['verdict']!r}, its claims say "
+            f"the certificate says {_short(repr(document['verdict']))}, its claims say "
             f"{certificate.verdict.value!r} ($.verdict)",
             "It is forged or damaged.",
         )
@@ -126,13 +181,13 @@ def _converter() -> Converter:
         return lambda value, _: base(_expect(dict, value), type_)
 
     def record(cls: Any) -> Structure:
-        base = make_dict_structure_fn(cls, converter, **_renamed(cls))
+        base = make_dict_structure_fn(cls, converter, **_changes(cls))
         return lambda value, _: base(_expect(dict, value), cls)
 
     # A string's hook is an enumeration's, too: cattrs finds hooks by subclass.
     converter.register_structure_hook(str, lambda value, cls: cls(_expect(str, value)))
     converter.register_structure_hook(bool, lambda value, _: _expect(bool, value))
-    converter.register_structure_hook(int, lambda value, _: _expect(int, value))
+    converter.register_structure_hook(int, lambda value, _: _integer(value))
     converter.register_structure_hook(float, lambda value, _: _real(value))
     converter.register_structure_hook_func(lambda t: t is Any, lambda value, _: _revive(value))
     container(lambda t: get_origin(t) in (list, tuple), array)
@@ -140,15 +195,21 @@ def _converter() -> Converter:
     container(attrs.has, record)
 
     series = override(unstruct_hook=_finite_or_null)
-    for cls, changed in ((Subject, _renamed(Subject)), (Trajectory, {"series": series})):
+    for cls, changed in (
+        (Subject, _changes(Subject)),
+        (Claim, _changes(Claim)),
+        (Trajectory, {"series": series}),
+    ):
         converter.register_unstructure_hook(
             cls, make_dict_unstructure_fn(cls, converter, **changed)
         )
     return converter
 
 
-def _renamed(cls: Any) -> dict[str, Any]:
-    return {f.name: override(rename=KEYS[f.name]) for f in attrs.fields(cls) if f.name in KEYS}
+def _changes(cls: Any) -> dict[str, Any]:
+    names = [f.name for f in attrs.fields(cls)]
+    renamed = {name: override(rename=KEYS[name]) for name in names if name in KEYS}
+    return renamed | {name: override(omit=True) for name in names if name in HIDDEN}
 
 
 def _plain(value: Any, path: str) -> Any:
@@ -202,6 +263,13 @@ def _expect(type_: type, value: Any) -> Any:
     return value
 
 
+def _integer(value: Any) -> int:
+    number: int = _expect(int, value)
+    if abs(number) >= 1 << 63:
+        raise ValueError("the integer is too large")
+    return number
+
+
 def _real(value: Any) -> float:
     if type(value) in (int, float):
         return float(value)
@@ -223,11 +291,11 @@ def _describe(error: BaseException, _type: type | None) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in members:
+            raise ValueError(f"the key {key[:100]!r} stands twice in one object")
+        members[key] = value
     return members
 
 
@@ -243,4 +311,6 @@ def _float(text: str) -> float:
 
 
 def _fault(path: str, text: str) -> CertificateError:
-    return CertificateError(f"the certificate is not valid at {path}: {text}", _DAMAGED)
+    return CertificateError(
+        f"the certificate is not valid at {_short(path)}: {_short(text)}", _DAMAGED
+    )

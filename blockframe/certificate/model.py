@@ -30,8 +30,36 @@ class BlockSummary:
 
 
 @frozen
+class Recipe:
+    """What was asked for: enough to do it again (``blockframe verify --replay``).
+
+    The options of `blockframe.certify`; ``spec`` is None where the target was given in Python,
+    ``lr`` where it was to be chosen; ``probes`` are names.
+    """
+
+    spec: str | None
+    settings: dict[str, Any] = field(factory=dict)
+    data: str | None = None
+    samples: int | None = None
+    loss: str | None = None
+    init: str = "default"
+    seed: int = 0
+    full: bool = False
+    static_only: bool = False
+    steps: int = 20
+    lr: float | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    probes: tuple[str, ...] = ()
+
+
+@frozen
 class Subject:
-    """What was analysed. ``scale`` is "full" or "proxy"; ``trajectory_on`` says it of the run."""
+    """What was analysed. ``scale`` is "full" or "proxy"; the trajectory has its own.
+
+    ``digests``: SHA-256 of ``data`` and of the ``start`` θ_0 of what holds numbers (the proxy, if
+    there is one); docs/certificate says of which bytes.
+    """
 
     spec: str
     class_name: str
@@ -43,6 +71,8 @@ class Subject:
     settings: dict[str, Any] = field(factory=dict)  # ``--set`` of the command line
     proxy: str = ""  # how the proxy that numbers were measured on was reduced; "" if none was
     replay_exact: bool | None = None  # chain = model, bit for bit, on CPU; None: not run
+    recipe: Recipe | None = None
+    digests: dict[str, str] = field(factory=dict)
 
 
 @frozen
@@ -88,7 +118,11 @@ class Trajectory:
 
 @frozen
 class Certificate:
-    """The result of `blockframe.certify`."""
+    """The result of `blockframe.certify`.
+
+    ``seal``: `digest` when the document was written, "" while it has none. It is no signature: it
+    shows damage, not forgery.
+    """
 
     subject: Subject
     environment: dict[str, str]
@@ -96,6 +130,14 @@ class Certificate:
     trajectory: Trajectory | None = None
     trust: tuple[str, ...] = ()
     schema: str = SCHEMA
+    seal: str = field(default="", eq=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the document without its seal (docs/certificate)."""
+        from blockframe.certificate.codec import digest
+
+        return digest(self)
 
     @property
     def verdict(self) -> Outcome:
@@ -129,7 +171,7 @@ class Certificate:
         return max(found, key=lambda c: badness.index(c.verdict))
 
     def to_json(self) -> str:
-        """The certificate as a JSON document (schema.json beside this file)."""
+        """The certificate as a JSON document (schema.json beside this file), sealed."""
         from blockframe.certificate.codec import dumps
 
         return dumps(self)
@@ -148,5 +190,5 @@ class Certificate:
 
 __all__ = [
     "SCHEMA", "BlockSummary", "Certificate", "Claim", "Evidence", "Finding", "Inequality",
-    "Outcome", "Subject", "Trajectory", "Verdict",
+    "Outcome", "Recipe", "Subject", "Trajectory", "Verdict",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from blockframe.certificate.codec import KEYS, NON_FINITE
+from blockframe.certificate.codec import HIDDEN, KEYS, NON_FINITE
 from blockframe.certificate.model import SCHEMA, Certificate, Outcome
 
 PATH = Path(__file__).with_name("schema.json")
@@ -51,7 +51,7 @@ def text() -> str:
 
 def _record(cls: Any, definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    names = {f: KEYS.get(f.name, f.name) for f in attrs.fields(cls)}
+    names = {f: KEYS.get(f.name, f.name) for f in attrs.fields(cls) if f.name not in HIDDEN}
     return {
         "type": "object",
         "description": inspect.cleandoc(cls.__doc__ or "").partition("\n")[0],

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from blockframe.certificate.codec import LONGEST
+from blockframe.certificate.files import read_regular
 from blockframe.certificate.model import Certificate
 from blockframe.errors import CertificateError, InputError
 
@@ -35,16 +37,24 @@ def prepare(directory: Path) -> Path:
 
 
 def write(certificate: Certificate, path: Path) -> None:
-    """Write the JSON document, whole or not at all.
+    """Write the files of the claims beside ``path``, then the JSON document, each whole or not at
+    all.
 
     Raises:
         CertificateError: the file system refuses (no permission, no space).
     """
     text = certificate.to_json()
+    for claim in certificate.claims:
+        for name, content in claim.files.items():
+            _put(path.with_name(name), content)
+    _put(path, text.encode("utf-8"))
+
+
+def _put(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -63,9 +73,12 @@ def read(path: Path) -> Certificate:
         CertificateError: there is no such file, or it is no certificate.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CertificateError(f"cannot read {path}: {error.strerror or error}") from error
+        content = read_regular(path, LONGEST)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CertificateError(f"cannot read {path}: {why}", "Give a .cert.json file.") from error
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CertificateError(f"{path} is not a text file", "Give a .cert.json file.") from error
     return Certificate.from_json(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -206,3 +208,38 @@ def test_any_json_but_a_certificate_is_an_error(value: Any) -> None:
 def test_what_is_no_text_is_an_error(value: Any) -> None:
     with pytest.raises(CertificateError, match="is read from its JSON text, not from a "):
         Certificate.from_json(value)
+
+
+@pytest.mark.parametrize("place", ["subject.parameters", "trajectory.steps"])
+def test_integers_have_a_size(place: str, refuted: Certificate) -> None:
+    document = json.loads(refuted.to_json())
+    _put(place, 2**63)(document)
+    with pytest.raises(CertificateError, match="the integer is too large"):
+        Certificate.from_json(json.dumps(document))
+
+
+# --- the seal -------------------------------------------------------------------------------------
+
+
+def test_a_document_is_sealed_when_it_is_written(refuted: Certificate) -> None:
+    assert refuted.seal == ""
+    back = Certificate.from_json(refuted.to_json())
+    assert back.seal == back.digest == refuted.digest
+    assert re.fullmatch("[0-9a-f]{64}", back.seal)
+
+
+def test_a_seal_that_was_read_is_kept(refuted: Certificate) -> None:
+    """What is damaged must not look sound after it was read and written."""
+    damaged = evolve(Certificate.from_json(refuted.to_json()), trust=())
+    assert damaged.seal != damaged.digest
+    assert Certificate.from_json(damaged.to_json()).seal == damaged.seal
+
+
+def test_the_seal_is_of_the_canonical_document(refuted: Certificate) -> None:
+    """As docs/certificate says it is made."""
+    document = json.loads(refuted.to_json())
+    seal = document.pop("seal")
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(canonical.encode("ascii")).hexdigest() == seal
+    shuffled = json.dumps(dict(reversed(document.items())), indent=4)
+    assert Certificate.from_json(shuffled).digest == seal

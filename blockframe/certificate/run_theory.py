@@ -1,0 +1,313 @@
+"""What follows from the measured series of a run of gradient descent (docs/theory section 6).
+
+A few operations on doubles, which give the same bits wherever they are done in the same order.
+Nothing here is taken from the code that made the certificate.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from attrs import frozen
+
+from blockframe.certificate.ledger import real
+from blockframe.certificate.model import Inequality, Trajectory
+
+PER_STEP = ("monotone decrease", "stability", "descent lemma", "norm recursion")
+"""In the order in which the first violated one is named."""
+MEASURED = ("loss", "gradient_norm", "block_norms", "dissipativity", "output_pairing")
+SHARPNESS = ("sharpness", "sharpness.residual", "sharpness.stability")
+DERIVED = ("directional_smoothness", "pl", "descent.curvature", "descent.margin")
+SPLIT = ("block_norms.", "dissipativity.")
+CORE = ("loss", "sharpness", "pl", "dissipativity", "descent")
+"""Probes with figures about the whole run."""
+
+UNITS = 64
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+
+NOT_FINITE = re.compile(r"the (loss|gradient) is not finite at step \d+")
+"""Of ``Trajectory.ended``."""
+
+Numbers = list[float | None]
+Finding = tuple[str, dict[str, Any] | None]
+
+
+@frozen
+class Point:
+    """What was measured at one iterate, and what rounding may have changed the loss by."""
+
+    loss: float
+    slope: float  # ‖∇L‖
+    norm: float
+    pairing: float
+    sharpness: float | None
+    residual: float
+    noise: float
+
+    @property
+    def square(self) -> float:
+        return self.slope * self.slope
+
+
+@frozen
+class Curvature:
+    """Λ of a step, the same less its errors, and where it comes from."""
+
+    value: float
+    least: float
+    directional: bool = False
+    peak: bool = False
+
+
+def points(run: Trajectory) -> list[Point]:
+    """The iterates at which loss and gradient are finite."""
+    empty: Numbers = [None] * (run.completed + 1)
+    roundoff = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
+    columns = [run.series.get(name, empty) for name in (*MEASURED[:4], *SHARPNESS[:2])]
+    points = []
+    for loss, slope, norm, pairing, sharpness, residual in zip(*columns, strict=True):
+        if loss is None or slope is None:
+            continue
+        norm = math.inf if norm is None else norm
+        noise = UNITS * roundoff * (abs(loss) + norm * slope)
+        points.append(
+            Point(
+                loss, slope, norm, math.nan if pairing is None else pairing, sharpness,
+                (math.inf if residual is None else residual) if sharpness is not None else 0.0,
+                noise,
+            )
+        )  # fmt: skip
+    return points
+
+
+def derived_series(run: Trajectory, points: Sequence[Point]) -> dict[str, Numbers]:
+    """The series that follow from others; None for what is not finite or does not exist."""
+    infimum = real(run.summary.get("loss_infimum"))
+    infimum = -math.inf if infimum is None else infimum
+    found: dict[str, Numbers] = {name: [] for name in (SHARPNESS[2], *DERIVED)}
+    for k, p in enumerate(points):
+        stable = None if p.sharpness is None else run.lr * p.sharpness / 2
+        excess = p.loss - infimum
+        ratio = _over(p.square, 2 * excess) if excess > 0 else None
+        along = curvature = margin = None
+        if k:
+            before = points[k - 1]
+            along = _smoothness(run.lr, before, p)
+            step = _curvature(run.lr, before, p)
+            curvature = None if step is None else step.value
+            rows = [i for i in _of_step(run.lr, k - 1, before, p) if i.name == "descent lemma"]
+            margin = rows[0].margin if rows else None
+        for name, value in zip(found, (stable, along, ratio, curvature, margin), strict=True):
+            found[name].append(value if value is not None and math.isfinite(value) else None)
+    missing: Numbers = [None] * (len(run.series["loss"]) - len(points))
+    return {name: values + missing for name, values in found.items()}
+
+
+# --- inequalities ---------------------------------------------------------------------------------
+
+
+def _over(a: float, b: float) -> float:
+    return a / b if b else math.inf
+
+
+def _smoothness(lr: float, a: Point, b: Point) -> float | None:
+    """M of a step; None if it has length 0."""
+    decrease = lr * a.slope * a.slope
+    if not lr * decrease > 0 or not math.isfinite(lr * decrease):
+        return None
+    return 2 / lr * ((b.loss - a.loss) / decrease + 1)
+
+
+def _between(lr: float, a: Point, b: Point) -> float:
+    """What rounding may have changed L_{k+1} − L_k + η‖∇L_k‖² by."""
+    return a.noise + b.noise + UNITS * 2.0**-53 * lr * a.square
+
+
+def _curvature(lr: float, a: Point, b: Point) -> Curvature | None:
+    """Λ of a step (docs/certificate): the largest curvature measured on it."""
+    ends = [(p.sharpness, p.residual) for p in (a, b) if p.sharpness is not None]
+    sharpest = max((s + r for s, r in ends), default=-math.inf)
+    surely = max((s - r for s, r in ends), default=-math.inf)
+    along = _smoothness(lr, a, b)
+    if along is None:
+        return Curvature(sharpest, surely) if ends and lr * sharpest < 2 else None
+    noise = _over(2, lr * lr * a.square) * _between(lr, a, b)
+    above, below = along + 2 * noise, along - noise
+    if not math.isfinite(above) or not math.isfinite(below):
+        return None
+    if lr * sharpest >= 2:
+        return Curvature(above, below, directional=True)
+    peak = bool(ends) and below > sharpest
+    return Curvature(max(above, sharpest), max(below, surely), peak=peak)
+
+
+def _inequality(
+    name: str, step: int, left: float, right: float, noise: float, *, still: bool = False
+) -> Inequality:
+    holds = None
+    if (still and left == right) or left <= right - noise:
+        holds = True
+    elif left > right + noise:
+        holds = False
+    return Inequality(name, step, left, right, holds)
+
+
+def _of_step(lr: float, k: int, a: Point, b: Point) -> list[Inequality]:
+    rows, still = [], lr * a.square == 0
+    curvature = _curvature(lr, a, b)
+    if curvature is not None:
+        stable, surely = lr * curvature.value / 2, lr * curvature.least / 2
+        decided = None if surely <= 1 <= stable else stable < 1
+        rows.append(Inequality("stability", k, stable, 1.0, decided))
+        right = a.loss - lr * (1 - stable) * a.square
+        noise = _between(lr, a, b)
+        rows.append(_inequality("descent lemma", k, b.loss, right, noise, still=still))
+    noise = a.noise + b.noise
+    rows.append(_inequality("monotone decrease", k, b.loss, a.loss, noise, still=still))
+    expected = a.norm * a.norm - 2 * lr * a.pairing + lr * lr * a.square
+    scale = a.norm * a.norm + b.norm * b.norm
+    scale += 2 * lr * a.norm * a.slope + lr * lr * a.square
+    left, right = abs(b.norm * b.norm - expected), UNITS * 2.0**-53 * scale
+    rows.append(Inequality("norm recursion", k, left, right, left <= right))
+    return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
+
+
+def _of_run(run: Trajectory, points: Sequence[Point]) -> list[Inequality]:
+    """What follows where every step was stable."""
+    lr, steps, infimum = run.lr, len(points) - 1, real(run.summary.get("loss_infimum"))
+    found = [_curvature(lr, a, b) for a, b in pairwise(points)]
+    curvatures = [c.value for c in found if c is not None]
+    if steps < 1 or len(curvatures) < steps or lr * max(curvatures) >= 2 or infimum is None:
+        return []
+    first, last = points[0], points[-1]
+    excess, slack = first.loss - infimum, 2 - lr * max(curvatures)
+    noise = first.noise + last.noise
+    least = min(p.square for p in points[:-1])
+    b = max([0.0, *(-p.pairing for p in points[:-1])])
+    if any(math.isnan(p.pairing) for p in points[:-1]):
+        b = math.nan
+    radius = first.norm * first.norm + 2 * lr * b * steps + 2 * lr / slack * excess
+    rate, relative = excess, 0.0
+    for p, curvature in zip(points, curvatures, strict=False):
+        gap = p.loss - infimum
+        if gap > 0:
+            rate *= 1 - lr * (2 - lr * curvature) * p.square / (2 * gap)
+            relative += p.noise / gap
+    rounding, norm = UNITS * 2.0**-53 * steps, last.norm * last.norm
+    bound, noise_bound = (_over(2 * x, lr * steps * slack) for x in (excess, noise))
+    rows = [
+        _inequality("neighbourhood", steps, least, bound, noise_bound),
+        _inequality("ball", steps, norm, radius,
+                    rounding * (norm + radius) + 2 * lr / slack * noise),
+        _inequality("rate", steps, last.loss - infimum, rate, last.noise + relative * abs(rate)),
+    ]  # fmt: skip
+    return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
+
+
+def inequalities(run: Trajectory, points: Sequence[Point]) -> Iterator[Inequality]:
+    for k, (a, b) in enumerate(pairwise(points)):
+        yield from _of_step(run.lr, k, a, b)
+    yield from _of_run(run, points)
+
+
+# --- the whole run --------------------------------------------------------------------------------
+
+
+def summary(
+    run: Trajectory, points: Sequence[Point], found: Sequence[Inequality]
+) -> dict[str, Any]:
+    """The figures about the whole run that follow."""
+    series = {name: [x for x in values if x is not None] for name, values in run.series.items()}
+    steps = [_curvature(run.lr, a, b) for a, b in pairwise(points)]
+    known = [c for c in steps if c is not None]
+    derived: dict[str, Any] = {}
+    if known and len(known) == len(steps):
+        derived["curvature"] = max(c.value for c in known)
+        derived["directional_steps"] = sum(c.directional for c in known)
+        derived["peaks_between_iterates"] = sum(c.peak for c in known)
+    for i in found:
+        if i.name in ("neighbourhood", "ball", "rate"):
+            derived[f"{i.name}_bound"] = i.right
+    if series["loss"]:
+        derived["loss"] = {"first": series["loss"][0], "last": series["loss"][-1]}
+    if any(series.get(name) for name in SHARPNESS):
+        names = {"max": "", "max_stability": ".stability", "worst_residual": ".residual"}
+        derived["sharpness"] = {
+            key: max(series.get(f"sharpness{name}", []), default=None)
+            for key, name in names.items()
+        }
+    if series.get("pl"):
+        derived["pl"] = {"min": min(series["pl"])}
+    pairs = {n: v for n, v in series.items() if n.partition(".")[0] == "dissipativity"}
+    if any(pairs.values()):
+        b = {n: max([0.0, *(-x for x in v)]) for n, v in pairs.items()}
+        total = b.pop("dissipativity", None)
+        blocks = {n.removeprefix("dissipativity."): x for n, x in b.items()}
+        derived["dissipativity"] = {"b": total, "blocks": blocks}
+    if series.get("descent.curvature") or series.get("descent.margin"):
+        top = max(series.get("descent.curvature", []), default=None)
+        derived["descent"] = {"max_curvature": top}
+    return derived
+
+
+def descent(
+    run: Trajectory, inequalities: Sequence[Inequality]
+) -> tuple[str, dict[str, Any], list[Finding]]:
+    """Verdict, numbers, and findings (code and witness) that the claim ``descent`` must have."""
+    order = {name: n for n, name in enumerate(PER_STEP)}
+
+    def first(holds: bool | None) -> Inequality | None:
+        rows = [i for i in inequalities if i.holds is holds]
+        return min(rows, key=lambda i: (i.step, order.get(i.name, len(order))), default=None)
+
+    numbers: dict[str, Any] = {"lr": run.lr, "steps": run.completed}
+    margins = [i.margin for i in inequalities if i.name == "descent lemma"]
+    if margins:
+        numbers["least_descent_margin"] = min(margins)
+    stability = run.series.get("sharpness.stability", [])
+    known = [x for x in stability if x is not None]
+    if known:
+        numbers["max_stability"] = max(known)
+    failed: list[Finding] = []
+    violated = first(False)
+    if violated is not None:
+        failed.append(("D401", _violation(run, inequalities, violated)))
+    losses = run.series.get("loss", [])
+    if NOT_FINITE.fullmatch(run.ended) and losses:
+        finite = [x for x in losses if x is not None]
+        last = finite[-1] if finite else None
+        failed.append(("D402", {"step": len(losses) - 1, "last_finite_loss": last, "lr": run.lr}))
+    if failed:
+        return "FAILS", numbers, failed
+    if run.ended != "completed" or run.completed < 1:
+        return "UNKNOWN", numbers, []
+    if first(None) is not None:
+        return "UNKNOWN", numbers, [("D403", None)]
+    there = {(i.step, i.name) for i in inequalities}
+    if any((k, n) not in there for k in range(run.completed) for n in PER_STEP):
+        return "UNKNOWN", numbers, []
+    sharp = [(k, x) for k, x in enumerate(stability) if x is not None and x >= 1][:1]
+    return "HOLDS", numbers, [
+        ("D404", {"step": k, "η·λ/2 (sharpness)": x, "lr": run.lr}) for k, x in sharp
+    ]  # fmt: skip
+
+
+def _violation(
+    run: Trajectory, inequalities: Sequence[Inequality], i: Inequality
+) -> dict[str, Any]:
+    witness: dict[str, Any] = {"inequality": i.name, "step": i.step, "lr": run.lr}
+    if i.name != "stability":
+        witness |= {"left": i.left, "right": i.right}
+    if i.name in ("monotone decrease", "stability"):
+        ends = run.series.get("sharpness.stability", [])[i.step : i.step + 2]
+        above = [x for x in ends if x is not None and x > 1][:1]
+        if above:
+            witness["η·λ/2 (sharpness)"] = above[0]
+        stable = [j.left for j in inequalities if (j.name, j.step) == ("stability", i.step)]
+        if stable and stable[0] > 1:
+            witness["η·Λ/2 (largest curvature of the step)"] = stable[0]
+    return witness
