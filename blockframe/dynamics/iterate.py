@@ -14,6 +14,7 @@ from torch import Tensor
 from blockframe.dynamics.curvature import Eigenpair, mixed_start, top_eigenpair
 from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.inequalities import Point
+from blockframe.dynamics.tangent import Spectrum, tangent_gram
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign
 from blockframe.naming import suggestion
@@ -147,6 +148,25 @@ class Iterate:
         """λ_max(∇²L(θ_k)), the largest algebraic eigenvalue: the sharpness."""
         return self.curvature.value
 
+    @cached_property
+    def tangent_gram(self) -> Tensor:
+        """K = DF DFᵀ at θ_k, (Nc, Nc), float64; rows as in ``outputs.flatten()``.
+
+        Raises:
+            TangentTooLarge: see `blockframe.dynamics.tangent.tangent_gram`.
+        """
+        return tangent_gram(self.objective, self.theta)
+
+    @cached_property
+    def tangent_spectrum(self) -> Spectrum:
+        """The eigenvalues of K."""
+        return Spectrum.of(self.tangent_gram, self.objective.arithmetic.unit_roundoff)
+
+    @property
+    def least_tangent_eigenvalue(self) -> float:
+        """λ_min(K) as computed; ``tangent_spectrum`` has its error."""
+        return self.tangent_spectrum.least
+
     # --- norms and pairings, by block -----------------------------------------------------------
 
     @cached_property
@@ -169,6 +189,12 @@ class Iterate:
         """⟨θ_l, ∇_{θ_l} L⟩ for each block l."""
         theta = self.objective.by_block(self.theta)
         return {b: _dot(part, self.block_gradients[b]) for b, part in theta.items()}
+
+    @cached_property
+    def output_pairing(self) -> float:
+        """⟨F, ∇_F L⟩ at F = F(θ_k) (docs/theory section 5)."""
+        outputs = self.outputs
+        return _dot(outputs.double(), self.objective.output_gradient(outputs).double())
 
     @cached_property
     def point(self) -> Point:

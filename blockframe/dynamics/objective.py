@@ -126,8 +126,27 @@ class Objective:
             InputError: its outputs do not fit the targets, or are no tensor.
             PluginError: a contributed loss fails.
         """
+        outputs = self.outputs(self.parameters(theta))
+        with foreign(lambda what: PluginError(f"the loss {self.loss.name!r} failed: {what}")):
+            self.loss.check(outputs, self.targets)
+            loss = self.loss(outputs, self.targets)
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise PluginError(f"the loss {self.loss.name!r} returned shape {shape}")
+        return outputs, loss
+
+    def parameters(self, theta: Tensor) -> dict[str, Tensor]:
+        """θ (P,) as the tensors that the network is evaluated with: views, by name."""
         parts = torch.split(theta.to(self.arithmetic.dtype), self.sizes)
-        parameters = {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def outputs(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """f(θ; x) for all samples, θ as the tensors of `parameters`, with their graph.
+
+        Raises:
+            NetworkError: the forward raises.
+            InputError: what it returns has no such output, or that is no tensor.
+        """
         # Clones: a buffer that the forward updates in place must not carry over to the next θ.
         constants = {n: c.clone() for n, c in self.constants.items()}
         with (
@@ -138,14 +157,19 @@ class Objective:
             returned = functional_call(
                 self.module, {**parameters, **constants}, self.inputs, dict(self.keywords)
             )
-        outputs = _select(returned, self.output, type(self.module).__name__)
+        return _select(returned, self.output, type(self.module).__name__)
+
+    def output_gradient(self, outputs: Tensor) -> Tensor:
+        """∇_F L at these outputs, of their shape; 0 if the loss does not depend on them.
+
+        Raises:
+            PluginError: a contributed loss fails.
+        """
+        leaf = outputs.detach().clone().requires_grad_()
         with foreign(lambda what: PluginError(f"the loss {self.loss.name!r} failed: {what}")):
-            self.loss.check(outputs, self.targets)
-            loss = self.loss(outputs, self.targets)
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise PluginError(f"the loss {self.loss.name!r} returned shape {shape}")
-        return outputs, loss
+            loss = self.loss(leaf, self.targets)
+            (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True, materialize_grads=True)
+        return gradient
 
     def differentiate(
         self, of: Tensor, by: Tensor, vector: Tensor | None = None, **graph: bool
@@ -160,6 +184,37 @@ class Objective:
                 of, by, vector, allow_unused=True, materialize_grads=True, **graph
             )
         return gradient
+
+    def pull_back(
+        self, outputs: Tensor, by: Sequence[Any], cotangents: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """For each of ``by``, tensors or gradient edges, the products of the transposed Jacobian
+        with each of the ``cotangents`` (k, *outputs.shape): (k, *shape), or None if unused.
+
+        In one batched backward, or one by one where an operation has no batching rule. The graph
+        is kept.
+
+        Raises:
+            NetworkError: the backward raises.
+        """
+
+        def gradients(vector: Tensor, batched: bool) -> tuple[Tensor | None, ...]:
+            with foreign(self._backward_error, file=_file(self.module)), self.arithmetic.kernels():
+                found: tuple[Tensor | None, ...] = torch.autograd.grad(
+                    outputs, by, vector, retain_graph=True, allow_unused=True,
+                    is_grads_batched=batched,
+                )  # fmt: skip
+            return found
+
+        try:
+            return gradients(cotangents, batched=True)
+        except NetworkError:
+            rows = [gradients(vector, batched=False) for vector in cotangents]
+        columns = zip(*rows, strict=True)
+        return tuple(
+            None if column[0] is None else torch.stack([g for g in column if g is not None])
+            for column in columns
+        )
 
     def by_block(self, vector: Tensor) -> dict[str, Tensor]:
         """The parts of a vector (P,) that belong to each block, flat."""

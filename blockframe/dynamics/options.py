@@ -11,7 +11,7 @@ from blockframe.dynamics.arithmetic import Arithmetic
 from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.losses import LOSSES, Loss
 from blockframe.dynamics.objective import Objective
-from blockframe.dynamics.probes import PROBES, Probe
+from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign, out_of_memory
 from blockframe.naming import lookup
@@ -66,7 +66,7 @@ class Options:
         return cls(
             lr=rate,
             steps=checks.whole("steps", steps, 0),
-            probes=_probes(probes, known or {p.name: p for p in PROBES}),
+            probes=_probes(probes, known or {p.name: p for p in (*PROBES, *ON_REQUEST)}),
             losses=losses or {loss.name: loss for loss in LOSSES},
             arithmetic=Arithmetic.named(device, dtype),
             seed=checks.seed(seed),

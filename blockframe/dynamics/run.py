@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from attrs import asdict
+
 from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.dynamics.descent import Descent, begin, start
-from blockframe.dynamics.ending import NetworkError, failed, interrupted
+from blockframe.dynamics.ending import COMPLETED, NetworkError, failed, interrupted
 from blockframe.dynamics.ending import out_of_memory as no_memory
 from blockframe.dynamics.inequalities import Point, StepCurvature, of_run, of_step
 from blockframe.dynamics.iterate import NoSecondDerivative
+from blockframe.dynamics.minimizer import find
 from blockframe.dynamics.options import AUTO, Options, Probes
-from blockframe.dynamics.probes import PROBES, Probe
+from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe
+from blockframe.dynamics.tangent import TangentTooLarge
 from blockframe.errors import BlockframeError, PluginError
 from blockframe.foreign import foreign, out_of_memory
 
@@ -63,7 +67,7 @@ def run_options(
     Raises:
         InputError, PluginError: see `Options.of`.
     """
-    core = {p.name: p for p in PROBES}
+    core = {p.name: p for p in (*PROBES, *ON_REQUEST)}
     return Options.of(probes=probes, known={**core, **(known or {})}, **options).observed_by(PROBES)
 
 
@@ -109,7 +113,7 @@ def observe(
     rows: list[Row] = []
     points: list[Point] = []
     unavailable: dict[str, str] = {}
-    stopped = ""
+    stopped, minimizer = "", None
     try:
         for it in run:
             if not it.finite:
@@ -122,6 +126,7 @@ def observe(
             points.append(point)
             if progress:
                 progress.step(it.step, options.steps, f"loss {it.loss:.4g}")
+        minimizer = find(run.start.objective) if run.ended == COMPLETED else None
     except (KeyboardInterrupt, BlockframeError, MemoryError, RuntimeError) as error:
         stopped = _broken_off(error, len(rows))
     names = dict.fromkeys(name for row in rows for name in row)
@@ -142,6 +147,7 @@ def observe(
         summary={
             **_numbers(run, points, whole),
             **summaries,
+            **({"minimizer": asdict(minimizer)} if minimizer else {}),
             **({"unavailable": unavailable} if unavailable else {}),
         },
     )
@@ -159,12 +165,13 @@ def _broken_off(error: BaseException, step: int) -> str:
 
 
 def _drop_unavailable(run: Descent) -> dict[str, str]:
-    """Probes that need Hessian products of a network that has none, and why; they are left out."""
+    """Probes that need Hessian products of a network that has none, or a tangent Gram matrix that
+    is too large, and why; they are left out."""
     reasons: dict[str, str] = {}
     for name in run.probes:
         try:
             run.start.observe(name)
-        except NoSecondDerivative as error:
+        except (NoSecondDerivative, TangentTooLarge) as error:
             reasons[name] = error.message
     for name in reasons:
         del run.probes[name]

@@ -22,7 +22,7 @@ from blockframe.problem import Problem
 CORE = {
     "loss", "gradient_norm", "sharpness", "sharpness.residual", "sharpness.stability",
     "directional_smoothness", "pl", "block_norms", "block_norms.rest", "dissipativity",
-    "dissipativity.rest", "descent.curvature", "descent.margin",
+    "dissipativity.rest", "output_pairing", "descent.curvature", "descent.margin",
 }  # fmt: skip
 
 

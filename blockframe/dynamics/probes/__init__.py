@@ -8,9 +8,11 @@ from blockframe.dynamics.probes.directional_smoothness import DirectionalSmoothn
 from blockframe.dynamics.probes.dissipativity import Dissipativity
 from blockframe.dynamics.probes.gradient_norm import GradientNorm
 from blockframe.dynamics.probes.loss import LossProbe
+from blockframe.dynamics.probes.output_pairing import OutputPairing
 from blockframe.dynamics.probes.pl import PLRatio
 from blockframe.dynamics.probes.probe import Observation, Probe
 from blockframe.dynamics.probes.sharpness import Sharpness
+from blockframe.dynamics.probes.tangent import Tangent
 
 PROBES: tuple[type[Probe], ...] = (
     LossProbe,
@@ -20,11 +22,16 @@ PROBES: tuple[type[Probe], ...] = (
     PLRatio,
     BlockNorms,
     Dissipativity,
+    OutputPairing,
     DescentLemma,
 )
 """The core's own; every trajectory observes them. They come in through ``blockframe_probes``."""
 
+ON_REQUEST: tuple[type[Probe], ...] = (Tangent,)
+"""The core's own that cost much more than a gradient: observed where they are asked for by name."""
+
 __all__ = [
-    "PROBES", "BlockNorms", "DescentLemma", "DirectionalSmoothness", "Dissipativity",
-    "GradientNorm", "LossProbe", "Observation", "PLRatio", "Probe", "Sharpness",
+    "ON_REQUEST", "PROBES", "BlockNorms", "DescentLemma", "DirectionalSmoothness", "Dissipativity",
+    "GradientNorm", "LossProbe", "Observation", "OutputPairing", "PLRatio", "Probe", "Sharpness",
+    "Tangent",
 ]  # fmt: skip
