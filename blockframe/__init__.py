@@ -38,6 +38,9 @@ if TYPE_CHECKING:
         Linear as Linear,
     )
     from blockframe.atoms.facts import (
+        Pairs as Pairs,
+    )
+    from blockframe.atoms.facts import (
         Pointwise as Pointwise,
     )
     from blockframe.atoms.facts import (
@@ -54,10 +57,12 @@ if TYPE_CHECKING:
     )
     from blockframe.blocks import Block as Block
     from blockframe.blocks import BlockChain as BlockChain
+    from blockframe.certificate.checker import check as check
     from blockframe.certificate.model import Certificate as Certificate
     from blockframe.certifier import certify as certify
     from blockframe.certifier import chain as chain
     from blockframe.certifier import descend as descend
+    from blockframe.certifier import learning_rates as learning_rates
     from blockframe.certifier import load as load
     from blockframe.contract.claim import Claim as Claim
     from blockframe.contract.claim import Evidence as Evidence
@@ -72,11 +77,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "blockframe.atoms.facts": (
         "Atom", "Bilinear", "Composite", "Detached", "Discrete", "Kink", "Layout", "Linear",
-        "Pointwise", "Random", "Rowwise", "Selection", "Source",
+        "Pairs", "Pointwise", "Random", "Rowwise", "Selection", "Source",
     ),
     "blockframe.blocks": ("Block", "BlockChain"),
+    "blockframe.certificate.checker": ("check",),
     "blockframe.certificate.model": ("Certificate",),
-    "blockframe.certifier": ("certify", "chain", "descend", "load"),
+    "blockframe.certifier": ("certify", "chain", "descend", "learning_rates", "load"),
     "blockframe.contract.claim": ("Claim", "Evidence", "Finding", "Verdict"),
     "blockframe.contract.contract": ("Contract",),
     "blockframe.dynamics.probes": ("Probe",),

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 @hookimpl
 def blockframe_clauses() -> Iterable[Clause]:
     from blockframe.contract.analyticity import AnalyticityClause
+    from blockframe.contract.dissipativity import DissipativityClause
+    from blockframe.contract.nondegeneracy import NondegeneracyClause
     from blockframe.contract.smoothness import SmoothnessClause
 
-    return [AnalyticityClause(), SmoothnessClause()]
+    return [AnalyticityClause(), SmoothnessClause(), DissipativityClause(), NondegeneracyClause()]
 
 
 @hookimpl
 def blockframe_probes() -> Iterable[type[Probe]]:
-    from blockframe.dynamics.probes import PROBES
+    from blockframe.dynamics.probes import ON_REQUEST, PROBES
 
-    return PROBES
+    return (*PROBES, *ON_REQUEST)
 
 
 @hookimpl

@@ -12,24 +12,38 @@ from blockframe import checks
 from blockframe.analysis import Analysis
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.blocks import Block, BlockChain
-from blockframe.certificate.model import BlockSummary, Certificate, Subject, Trajectory
+from blockframe.certificate.model import BlockSummary, Certificate, Recipe, Subject, Trajectory
 from blockframe.contract.claim import Claim
 from blockframe.contract.contract import Contract
 from blockframe.contract.descent import descent_claim, no_descent_claim
+from blockframe.digests import digests
 from blockframe.dynamics.iterate import Iterate
-from blockframe.dynamics.probes import Probe
+from blockframe.dynamics.probes import PROBES, Probe
 from blockframe.dynamics.run import observe, run_options
 from blockframe.errors import CaptureError, InputError
 from blockframe.plugins import Registry, core_version, load_plugins
 from blockframe.problem import Problem, Request
 from blockframe.progress import Progress, Silence
 from blockframe.resolve import as_problem
+from blockframe.scaling.rates import (
+    Guarantee,
+    LearningRates,
+    Region,
+    guaranteed,
+    measured,
+    start_norm,
+)
 
 TRUST = (
     "PyTorch's trace: torch.export records every operation of the forward (checked against the "
     "module at points: value, gradient, custom backwards, hooks)",
     "the facts of the op catalogue (docs/atoms), about real arithmetic in evaluation mode",
     "buffers hold finite numbers",
+    "a network treats all samples of a batch alike where it does so at the given parameters "
+    "(rows of clause N are merged, and equal inputs refute it, on that ground)",
+    "PyTorch's derivatives of single operations, of which the graph of a Jacobian is made",
+    "IEEE double precision, sums in any order, elementary functions within a few units in the "
+    "last place (docs/theory, Rigorous arithmetic): enclosures and ranks rest on it",
     "measured numbers: IEEE arithmetic of the device, no bound on rounding",
 )
 
@@ -111,6 +125,65 @@ def descend(
     )  # fmt: skip
 
 
+def learning_rates(
+    target: object,
+    *,
+    radius: float = 2.0,
+    centre: str = "zero",
+    device: str | None = "auto",
+    dtype: str | None = None,
+    seed: int = 0,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> LearningRates:
+    """The guaranteed learning rate of ``target`` and the measured one; ``options`` as for `load`.
+
+    Both are of the problem whose parameters hold numbers: of the proxy, where the target has none.
+
+    Args:
+        radius: of the ball on which a rate is guaranteed, in units of |θ_0|.
+        centre: of that ball: ``zero``, or ``start`` for θ_0.
+        device, dtype: of the measurement; the bound is about real numbers.
+
+    Raises:
+        CaptureError: the forward is not one traced function.
+        InputError: there are no targets, or the ball is none that θ_0 lies in.
+        SpecError, PluginError: see `load`.
+    """
+    progress, registry = _listening(progress), _known(registry)
+    if centre not in ("zero", "start"):
+        raise InputError(f"centre is {centre!r}", "Give zero or start.")
+    factor = checks.positive(radius)
+    if factor is None or (factor < 1.0 and centre == "zero"):
+        raise InputError(
+            f"radius must be a number of at least 1 about zero, positive about the start; it is "
+            f"{radius!r}", "It counts in units of |θ_0|, and θ_0 must lie in the ball.",
+        )  # fmt: skip
+    run = run_options(
+        lr="auto", steps=0, known=registry.probes(), losses=registry.losses(), device=device,
+        dtype=dtype, seed=seed,
+    )  # fmt: skip
+    progress.stage("resolving")
+    problem = load(target, seed=seed, registry=registry, **options)
+    runnable = _runnable(problem)
+    run.try_on(runnable)
+    progress.stage("tracing")
+    analysis = Analysis.of(runnable, Catalogue.of(registry.atoms()), _cut(registry))
+    loss = run.losses[runnable.loss]
+    progress.stage("bounding the Hessian")
+    norm = start_norm(analysis)
+    ball = Region(factor * norm, about_start=centre == "start")
+    if ball.radius:
+        guarantee = guaranteed(analysis, loss, ball)
+    else:
+        guarantee = Guarantee(ball, why_not="θ₀ = 0, and a ball in units of |θ₀| is one point")
+    at_start = guaranteed(analysis, loss, Region(0.0, about_start=True))
+    progress.stage("measuring the Hessian")
+    subject = _subject(problem, analysis, options.get("settings"))
+    return LearningRates(subject, norm, guarantee, at_start, measured(runnable, run))
+
+
 def certify(
     target: object,
     *,
@@ -156,16 +229,29 @@ def certify(
         target, settings=settings, data=data, loss=loss, init=init, samples=samples, seed=seed,
         full=full, registry=registry,
     )  # fmt: skip
+    core = {probe.name for probe in PROBES}
+    recipe = Recipe(
+        spec=target if isinstance(target, str) else None,
+        settings={k: v if _json(v) else str(v) for k, v in (settings or {}).items()},
+        data=None if data is None else str(data),
+        samples=None if samples is None else int(samples),
+        loss=loss, init=init, seed=options.seed, full=full, static_only=static_only,
+        steps=options.steps, lr=options.lr, device=str(device or "auto"),
+        dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+        probes=tuple(name for name in options.probes if name not in core),
+    )  # fmt: skip
     contract = Contract.of(registry.clauses())
     observed = not static_only and _has_data(problem)
     if observed:
         options.try_on(_runnable(problem))
     progress.stage("tracing")
     try:
-        analysis = Analysis.of(problem, Catalogue.of(registry.atoms()), _cut(registry))
+        analysis = Analysis.of(
+            problem, Catalogue.of(registry.atoms()), _cut(registry), registry.losses()
+        )
     except CaptureError as refusal:
-        subject = _subject(problem, None, settings)
-        return _assembled(subject, contract.refused(refusal), None, seed, init)
+        subject = _subject(problem, None, settings, recipe)
+        return _assembled(subject, contract.refused(refusal), None, recipe)
     progress.stage("deciding the contract")
     claims = contract.decide(analysis)
     run = None
@@ -177,8 +263,8 @@ def certify(
             _runnable(problem), options, _parameters(measured.chain),
             scale="full" if problem.has_weights else "proxy", progress=progress,
         )  # fmt: skip
-        claims = [*claims, descent_claim(run)]
-    return _assembled(_subject(problem, analysis, settings), claims, run, seed, init)
+        claims = [*contract.observe(analysis, claims, run), descent_claim(run)]
+    return _assembled(_subject(problem, analysis, settings, recipe), claims, run, recipe)
 
 
 def _known(registry: Registry | None) -> Registry:
@@ -244,7 +330,10 @@ def summary(block: Block) -> BlockSummary:
 
 
 def _subject(
-    problem: Problem, analysis: Analysis | None, settings: Mapping[str, Any] | None
+    problem: Problem,
+    analysis: Analysis | None,
+    settings: Mapping[str, Any] | None,
+    recipe: Recipe | None = None,
 ) -> Subject:
     runnable = problem.runnable
     measured = analysis.measured if analysis else None
@@ -259,6 +348,8 @@ def _subject(
         loss=runnable.loss if runnable else "",
         proxy=(runnable.note or "reduced") if runnable not in (None, problem) else "",
         replay_exact=measured.replay_exact if measured else None,
+        recipe=recipe,
+        digests=digests(runnable) if recipe else {},
     )
 
 
@@ -266,12 +357,21 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
+def _json(value: Any) -> bool:
+    """Whether JSON has a form for ``value`` that is read back as the same."""
+    if isinstance(value, list):
+        return all(map(_json, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _json(v) for k, v in value.items())
+    return _plain(value)
+
+
 def _assembled(
-    subject: Subject, claims: list[Claim], run: Trajectory | None, seed: int, init: str
+    subject: Subject, claims: list[Claim], run: Trajectory | None, recipe: Recipe
 ) -> Certificate:
     environment = {
-        "seed": str(seed),
-        "init": init,
+        "seed": str(recipe.seed),
+        "init": recipe.init,
         "blockframe": core_version(),
         "python": platform.python_version(),
         "torch": version("torch"),
@@ -282,4 +382,4 @@ def _assembled(
     return Certificate(subject, environment, tuple(claims), run, TRUST)
 
 
-__all__ = ["certify", "chain", "descend", "load", "summary"]
+__all__ = ["certify", "chain", "descend", "learning_rates", "load", "summary"]

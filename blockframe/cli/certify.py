@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockframe.cli.options import learning_rate, output_format, registry, settings
+from blockframe.cli.options import (
+    learning_rate,
+    output_format,
+    problem_options,
+    registry,
+    run_options,
+    settings,
+)
 from blockframe.cli.output import complain, emit, page
 from blockframe.cli.progress import progress
 from blockframe.cli.signals import held
@@ -23,9 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spec")
 @settings
-@click.option("--data", metavar="NAME|FILE", help="A data set, a file (.npz, text), or random.")
-@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="How many samples to use.")
-@click.option("--loss", metavar="NAME", help="mse, ce, or what a plugin adds.")
+@problem_options
 @click.option(
     "--steps",
     type=click.IntRange(min=0),
@@ -42,29 +47,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Learning rate; auto is a fraction of 2/lambda_max of the Hessian at the start.",
 )
-@click.option(
-    "--init",
-    type=click.Choice(["default", "xavier", "he", "lecun"]),
-    default="default",
-    show_default=True,
-    help="How weights are drawn.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float64", "float32"]),
-    help="Precision of the run; float64 on the CPU unless told.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of everything drawn at random.",
-)
+@run_options
 @click.option("--static-only", is_flag=True, help="Decide the clauses, run no gradient descent.")
-@click.option("--full", is_flag=True, help="Build the weights at full size; use no proxy.")
 @click.option(
     "--probe", "probes", multiple=True, metavar="NAME", help="Measure this too. Repeatable."
 )

@@ -37,6 +37,73 @@ def output_format(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def problem_options(function: F) -> F:
+    """What a spec resolves to, as `blockframe.load` takes it."""
+    options = (
+        click.option(
+            "--data", metavar="NAME|FILE", help="A data set, a file (.npz, text), or random."
+        ),
+        click.option(
+            "--samples", type=click.IntRange(min=1), metavar="N", help="How many samples to use."
+        ),
+        click.option("--loss", metavar="NAME", help="mse, ce, or what a plugin adds."),
+    )
+    return _stacked(weight_options(function), options)
+
+
+def weight_options(function: F) -> F:
+    """Which weights a spec resolves to: how they are drawn, and at which size."""
+    options = (
+        click.option(
+            "--init",
+            type=click.Choice(["default", "xavier", "he", "lecun"]),
+            default="default",
+            show_default=True,
+            help="How weights are drawn.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**32 - 1),
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Of everything drawn at random.",
+        ),
+        click.option("--full", is_flag=True, help="Build the weights at full size; use no proxy."),
+    )
+    return _stacked(function, options)
+
+
+def run_options(function: F) -> F:
+    """Where and in which precision numbers are computed."""
+    options = (
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float64", "float32"]),
+            help="Precision of the run; float64 on the CPU unless told.",
+        ),
+    )
+    return _stacked(function, options)
+
+
+def _stacked(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    """``function`` with ``options``, which --help shows in this order."""
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def document_format(function: F) -> F:
+    """``--format`` of a command that shows no certificate."""
+    return click.option(
+        "--format", "format_", type=click.Choice(["text", "json"]), default="text",
+        show_default=True, help="Form of the output.",
+    )(function)  # fmt: skip
+
+
 def learning_rate(_context: click.Context, _option: click.Parameter, text: str) -> float | str:
     """``auto``, or a positive number."""
     if text == "auto":

@@ -28,7 +28,7 @@ def tell(text: str) -> None:
         try:
             sys.stderr.write(text)
         except UnicodeEncodeError:
-            sys.stderr.write(text.encode("ascii", "backslashreplace").decode())
+            sys.stderr.write(text.replace("…", "...").encode("ascii", "backslashreplace").decode())
         sys.stderr.flush()
     except OSError:
         _discard(sys.stderr)

@@ -11,9 +11,12 @@ import click
 
 from blockframe.cli.certify import certify
 from blockframe.cli.chain import chain
+from blockframe.cli.explain import explain
+from blockframe.cli.lr import lr
 from blockframe.cli.output import complain, open_streams, tell
 from blockframe.cli.plugins import plugins
 from blockframe.cli.signals import asking
+from blockframe.cli.verify import verify
 from blockframe.errors import BlockframeError, Exit
 from blockframe.foreign import out_of_memory
 
@@ -90,7 +93,10 @@ def program() -> None:
 
 program.add_command(certify)
 program.add_command(chain)
+program.add_command(explain)
+program.add_command(lr)
 program.add_command(plugins)
+program.add_command(verify)
 
 
 def main() -> NoReturn:

@@ -83,8 +83,13 @@ def block_table(
     blocks: Sequence[BlockSummary],
     verdicts: Callable[[BlockSummary], Sequence[str]] = lambda block: (),
     header: Sequence[str] = (),
+    *,
+    numbers: bool = False,
 ) -> None:
-    """Name, role, norm placement and parameters of every block, and columns of verdicts."""
+    """Name, role, norm placement and parameters of every block, and columns of verdicts.
+
+    ``numbers``: these columns hold numbers, not words.
+    """
 
     def key(block: BlockSummary) -> Hashable:
         name = pattern(block.name)
@@ -108,7 +113,7 @@ def block_table(
     sheet.table(
         rows,
         ("block", "", "role", "residual", "parameters", *header),
-        right=(1, 4),
+        right=(1, 4, *(range(5, 5 + len(header)) if numbers else ())),
         wrap=(0,),
         drop=(3, 2),  # the line of the chain says as much
     )
@@ -121,10 +126,15 @@ def _parameters(block: BlockSummary) -> str:
 
 
 def certified_blocks(sheet: Sheet, certificate: Certificate) -> None:
-    """The table of blocks with one column of verdicts per clause that speaks of blocks."""
+    """The table of blocks with one column of verdicts per clause that speaks of blocks.
+
+    What was measured on the proxy's blocks is not said of the full network's.
+    """
     blocks = certificate.subject.blocks
     found = {
-        (c.clause, c.block): c.verdict.value for c in certificate.claims if c.block is not None
+        (c.clause, c.block): c.verdict.value
+        for c in certificate.claims
+        if c.block is not None and "on the proxy" not in c.region
     }
     clauses = [name for name in CLAUSES if any(clause == name for clause, _ in found)]
     clauses += sorted({clause for clause, _ in found} - set(CLAUSES))

@@ -13,7 +13,9 @@ from blockframe.report import Page
 from blockframe.report.blocks import block_table, chain_line
 from blockframe.report.sheet import Sheet
 from blockframe.report.terminal import headline, replayed
+from blockframe.report.widths import norm_document, width_document, write_widths
 from blockframe.report.words import number
+from blockframe.scaling.xavier import Measured, Widths
 
 
 @frozen
@@ -21,12 +23,16 @@ class ChainReport:
     """The chain of ``subject``, and how exactly it replays the model.
 
     ``difference``: the largest absolute difference between model and replay on the CPU, or None
-    if there are no weights to replay with. ``replayed_on``: "full" or "proxy".
+    if there are no weights to replay with. ``replayed_on``: "full" or "proxy". ``widths``: of
+    every block of the subject, or None where nobody asked; ``measured``: beside them, the norms
+    of what has weights.
     """
 
     subject: Subject
     difference: float | None
     replayed_on: str = "full"
+    widths: tuple[Widths, ...] | None = None
+    measured: Measured | None = None
 
     def text(self, page: Page) -> str:
         """One line for the whole chain, and a table of blocks."""
@@ -37,7 +43,10 @@ class ChainReport:
         if subject.proxy:
             sheet.labelled("proxy", f"{subject.proxy}; {self._replay()}")
         sheet.blank()
-        block_table(sheet, subject.blocks)
+        if self.widths is None:
+            block_table(sheet, subject.blocks)
+        else:
+            write_widths(sheet, subject.blocks, self.widths, self.measured)
         return sheet.text()
 
     def json(self) -> str:
@@ -57,6 +66,10 @@ class ChainReport:
                 "on": self.replayed_on,
             },
         }
+        if self.widths is not None:
+            for block, widths in zip(document["blocks"], self.widths, strict=True):
+                block["widths"] = width_document(widths)
+            document["norms"] = norm_document(self.measured) if self.measured else None
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
     @property

@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from blockframe.certificate.model import Certificate
 from blockframe.contract.claim import Finding
+from blockframe.contract.codes import CODES
 from blockframe.report.sheet import Sheet
 from blockframe.report.words import number, one_name, pattern
 
@@ -48,9 +49,19 @@ def folded(findings: Iterable[Finding]) -> list[Fold]:
 
 def write_findings(sheet: Sheet, certificate: Certificate) -> None:
     """All findings of a certificate."""
-    for fold in folded(f for claim in certificate.claims for f in claim.findings):
+    write_folded(sheet, (f for claim in certificate.claims for f in claim.findings))
+
+
+def write_folded(sheet: Sheet, findings: Iterable[Finding]) -> None:
+    """``findings``, each after a blank line, and how to read more about them."""
+    folds = folded(findings)
+    for fold in folds:
         sheet.blank()
         _write(sheet, fold)
+    explained = [fold.finding.code for fold in folds if fold.finding.code in CODES]
+    if explained:
+        sheet.blank()
+        sheet.labelled("what a code means:", f"blockframe explain {explained[0]}")
 
 
 def _write(sheet: Sheet, fold: Fold) -> None:

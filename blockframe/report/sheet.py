@@ -19,7 +19,7 @@ STYLES = {
 }  # fmt: skip
 
 _ASCII = str.maketrans({
-    "·": "|", "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "≤": "<=", "≥": ">=", "≈": "~",
+    "·": "*", "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "≤": "<=", "≥": ">=", "≈": "~",
     "∞": "inf", "‖": "||", "∥": "||", "⟨": "<", "⟩": ">", "′": "'", "²": "^2", "₀": "_0",
     "½": "1/2", "∇": "grad ", "Σ": "sum ", "∂": "d", "±": "+-", "⇒": "=>", "…": "...", "√": "sqrt",
     "‘": "'", "’": "'", "“": '"', "”": '"', "∈": "in", "α": "alpha", "β": "beta", "ε": "epsilon",
@@ -59,6 +59,7 @@ class Sheet:
         text = "".join(c if c.isprintable() else " " for c in text)
         if self.page.unicode:
             return text
+        text = text.replace(" · ", " | ").replace("∇²", "grad^2 ")
         return text.translate(_ASCII).encode("ascii", "replace").decode()
 
     def strong(self, text: str) -> Text:

@@ -82,9 +82,10 @@ def _clauses(sheet: Sheet, certificate: Certificate) -> None:
     claims.sort(key=lambda c: CLAUSES.index(c.clause) if c.clause in CLAUSES else len(CLAUSES))
     rows = [(_letter(c), c.verdict.value, _evidence(c), c.statement) for c in claims]
     sheet.table(rows, ("clause", "verdict", "evidence", "why"), wrap=(3,))
-    regions = [f"{c.clause}: {c.region}" for c in claims if c.region]
+    regions = [(c.clause, c.region) for c in claims if c.region]
     if regions:
-        sheet.labelled("region", " · ".join(regions), indent=2)
+        sheet.blank()
+        sheet.table(regions, ("clause", "region: what the claim speaks of"), wrap=(1,))
 
 
 def _letter(claim: Claim) -> str:
@@ -112,7 +113,11 @@ def _conclusion(sheet: Sheet, certificate: Certificate) -> None:
 def _meaning(certificate: Certificate) -> str:
     claims = [c for c in certificate.claims if c.block is None]
     if certificate.verdict is Outcome.CERTIFIED:
-        return "every clause holds, on the evidence and over the regions stated above."
+        return "every clause holds, on the evidence and over the regions stated above." + (
+            " What was measured was measured on the proxy, and says nothing of the full network."
+            if certificate.trajectory is not None and certificate.trajectory.scale == "proxy"
+            else ""
+        )
     if certificate.verdict is Outcome.INCONCLUSIVE:
         held = _names(claims, Verdict.HOLDS)
         undecided = _names(claims, Verdict.UNKNOWN)
@@ -125,9 +130,10 @@ def _meaning(certificate: Certificate) -> str:
     run = list(dict.fromkeys(c.clause for c in failing if c.subject == "trajectory"))
     sentences = []
     if network:
+        where = " on this data" if network == ["nondegeneracy"] else ""
         sentences.append(
             f"{comma(network)} {_verb(network, 'fail')}: the contract does not hold for this "
-            "network. Training may still work; the theorem does not say so."
+            f"network{where}. Training may still work; the theorem does not say so."
         )
     if run:
         text = f"{comma(run)} {_verb(run, 'fail')}"

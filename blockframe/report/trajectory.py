@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from blockframe.certificate.model import Inequality, Subject, Trajectory
 from blockframe.contract.descent import CURVATURE, SHARPNESS
@@ -19,6 +20,7 @@ _TITLES = {
     "directional_smoothness": "directional smoothness M",
     "block_norms": "‖θ‖",
     "dissipativity": "⟨θ, ∇L⟩",
+    "output_pairing": "⟨F, ∂L/∂F⟩",
 }
 """What every reader looks for, in this order, in the signs of docs/theory; others follow."""
 
@@ -45,8 +47,22 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
         sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
     for violated in _violations(trajectory.inequalities):
         sheet.line(violated, indent=4)
+    _write_minimizer(sheet, trajectory.summary.get("minimizer"))
     for name, reason in trajectory.summary.get("unavailable", {}).items():
         sheet.line(f"not measured: {name} ({reason})", indent=4)
+
+
+def _write_minimizer(sheet: Sheet, found: Mapping[str, Any] | None) -> None:
+    if not found:
+        return
+    nullity, predicted = found["nullity"], found["predicted"]
+    relation = "= P − Nc" if nullity == predicted else f"≠ P − Nc = {predicted}"
+    sheet.labelled(
+        "a global minimizer",
+        f"found from θ₀ by Levenberg and Marquardt's method, not by this run, loss "
+        f"{number(found['loss'])}: nullity of its Hessian {nullity} {relation}",
+        indent=4,
+    )
 
 
 def _rate(trajectory: Trajectory) -> str:

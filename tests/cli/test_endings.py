@@ -51,7 +51,7 @@ def hang_up():
 
 
 def plain():
-    return nn.Linear(3, 2), (torch.ones(4, 3),), torch.zeros(4, 2)
+    return nn.Linear(3, 2), (torch.eye(4, 3),), torch.zeros(4, 2)
 """
 CERTIFY = (sys.executable, "-m", "blockframe", "certify")
 
@@ -127,9 +127,9 @@ def test_a_terminal_that_is_hung_up(models: Path) -> None:
 )
 def test_closed_streams(closed: str, shown: bool, models: Path) -> None:
     done = shell(f"certify m.py:plain --static-only --out . {closed}")
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert ("INCONCLUSIVE" in done.stdout) == shown
+    assert ("CERTIFIED" in done.stdout) == shown
     assert store.read(models / "m.py-plain.cert.json").claim("analyticity").verdict == "HOLDS"
 
 

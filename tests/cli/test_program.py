@@ -30,6 +30,8 @@ def test_help_and_import_without_torch() -> None:
         "program(['certify', '--help'], standalone_mode=False)",
         "from blockframe.cli.program import program; "
         "program(['plugins', 'list'], standalone_mode=False)",
+        "from blockframe.cli.program import program; "
+        "program(['explain', 'A101'], standalone_mode=False)",
     ):
         heavy = "{'torch', 'transformers', 'scipy', 'sklearn'} & set(sys.modules)"
         done = python("-c", f"import sys; {code}; print(); print(sorted({heavy}))")
@@ -39,12 +41,21 @@ def test_help_and_import_without_torch() -> None:
 
 def test_help_names_commands_and_exit_codes() -> None:
     text = CliRunner().invoke(program, ["--help"]).stdout
-    for word in ("certify", "chain", "plugins", "CERTIFIED", "REFUTED", "INCONCLUSIVE", "130"):
+    for word in (
+        "certify",
+        "chain",
+        "explain",
+        "plugins",
+        "CERTIFIED",
+        "REFUTED",
+        "INCONCLUSIVE",
+        "130",
+    ):
         assert word in text
 
 
 def test_every_help_is_ascii() -> None:
-    for command in ([], ["certify"], ["chain"], ["plugins"], ["plugins", "list"]):
+    for command in ([], ["certify"], ["chain"], ["explain"], ["plugins"], ["plugins", "list"]):
         result = CliRunner().invoke(program, [*command, "--help"])
         assert result.exit_code == 0
         assert result.stdout.isascii()

@@ -29,7 +29,9 @@ proxy  3 layers × 16; numbers are measured on it; replay exact
   D dissipativity   UNKNOWN   –          not decided by this version
   N nondegeneracy   UNKNOWN   –          not decided by this version
     descent         HOLDS     measured   4 steps
-  region  descent: 4 iterates
+
+  clause    region: what the claim speaks of
+  descent   4 iterates
 
   block                   role        residual   parameters   A
   wte                     embed       –               4,096   HOLDS
@@ -50,6 +52,8 @@ A101 relu has a kink where its input crosses 0   (3 places)
         h = torch.relu(h)
   seen  h.0.mlp.act: left derivative 0, right derivative 0.4187 at t = 0.31792 (block h.0.mlp)
   help  the theory needs an analytic activation: `--set activation=gelu`
+
+what a code means:  blockframe explain A101
 
 REFUTED: analyticity fails: the contract does not hold for this network. Training may still work;
 the theorem does not say so.
