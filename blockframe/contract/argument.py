@@ -133,23 +133,19 @@ class WholeJacobian:
     def matrices(self, analysis: Analysis, rows: Rows) -> Iterator[Enclosed | str]:
         graph, problem = analysis.graph, analysis.chain.problem
         size = rows.count * rows.outputs
-        trained = [
-            n.index
-            for n in graph
-            if n.kind is NodeKind.PARAMETER and n.index in graph.live and analysis.varies[n.index]
-        ]
-        count = sum(math.prod(graph[i].shape or ()) for i in trained)
+        parameters = trained(analysis)
+        count = sum(math.prod(graph[i].shape or ()) for i in parameters)
         if not problem.has_weights or size > LARGEST or size > count or size * count > ENTRIES:
             yield f"{size:,} × {count:,} entries are too many (fewer --samples make them fewer)"
             return
         values = leaves(graph, problem)
-        own = {str(graph[i].target): values[i] for i in trained}
+        own = {str(graph[i].target): values[i] for i in parameters}
         for point, words in (
             (Point(given=own), "the given parameters"),
             (Point(seed=1), "drawn (seed 1)"),
             (Point(seed=2), "drawn (seed 2)"),
         ):
-            enclosed = _jacobian(analysis, trained, point, rows)
+            enclosed = jacobian(analysis, parameters, point, rows)
             yield f"none at {words}" if enclosed is None else Enclosed(*enclosed, words)
 
 
@@ -401,26 +397,36 @@ def _features(analysis: Analysis, head: Head, point: Point) -> Ball | str:
 # --- the whole Jacobian ---------------------------------------------------------------------------
 
 
-def _jacobian(
-    analysis: Analysis, trained: Sequence[int], point: Point, rows: Rows
+def trained(analysis: Analysis) -> list[int]:
+    """The nodes of the parameters that the outputs depend on."""
+    graph = analysis.graph
+    return [
+        n.index
+        for n in graph
+        if n.kind is NodeKind.PARAMETER and n.index in graph.live and analysis.varies[n.index]
+    ]
+
+
+def jacobian(
+    analysis: Analysis, parameters: Sequence[int], point: Point, rows: Rows
 ) -> tuple[Tensor, Tensor] | None:
     """DF (rows kept × outputs, parameters) in a ball at ``point``."""
     graph, catalogue, problem = analysis.graph, analysis.chain.catalogue, analysis.chain.problem
     device = torch.device("cpu")
     count = rows.count * rows.outputs
     try:
-        derivative = gradient(graph, trained, catalogue, problem.device, rows=1)
+        derivative = gradient(graph, parameters, catalogue, problem.device, rows=1)
         work = _entries(derivative)
         if work * count > WORK:
             return None
         units = max(1, min(AT_ONCE, count, MEMORY // (16 * work)))
         if units > 1:
-            derivative = gradient(graph, trained, catalogue, problem.device, rows=units)
+            derivative = gradient(graph, parameters, catalogue, problem.device, rows=units)
     except CaptureError:
         return None
     made = derivative.graph
     own = {i: v for i, v in leaves(made, problem).items() if made[i].kind is not NodeKind.CONSTANT}
-    names = {graph[i].target for i in trained}
+    names = {graph[i].target for i in parameters}
     given: dict[int, Ball | Tensor] = {
         i: point.value(made[i]) if made[i].target in names else v for i, v in own.items()
     }
@@ -453,4 +459,13 @@ def _entries(derivative: Derivative) -> int:
     return max(1, sum(math.prod(shape) for shape in shapes if shape is not None))
 
 
-__all__ = ["ARGUMENTS", "Argument", "Enclosed", "LinearHead", "WholeJacobian", "zeroed_by"]
+__all__ = [
+    "ARGUMENTS",
+    "Argument",
+    "Enclosed",
+    "LinearHead",
+    "WholeJacobian",
+    "jacobian",
+    "trained",
+    "zeroed_by",
+]

@@ -56,7 +56,7 @@ class NondegeneracyClause:
     def _chain(self, analysis: Analysis) -> Claim:
         against = doubts(analysis)
         if against:
-            why = "the traced graph does not stand for the module"
+            why = "it is not shown that the traced graph stands for the module"
             return self._unknown(why, against)
         counted = rows(analysis)
         if counted is None:
@@ -197,7 +197,7 @@ def _counts(analysis: Analysis, counted: Rows) -> dict[str, Any]:
 
 def _weakly(analysis: Analysis) -> dict[str, Any]:
     """What decides weak nondegeneracy where strong is not to be had."""
-    found = weak(analysis)
+    found = weak(analysis) if analysis.loss in LOSSES else None  # an analytic loss
     return {} if found is None else {"weak": found}
 
 

@@ -307,7 +307,7 @@ def test_a_run_that_ends_in_nan_decides_nothing_but_what_is_proved() -> None:
     assert certificate.trajectory.ended != "completed"
     chain, blocks = of_clause(certificate)
     assert (chain.verdict, chain.evidence) == (Verdict.UNKNOWN, None)
-    assert "nothing measured: " in chain.statement
+    assert "not concluded from the run: " in chain.statement
     assert "b" not in chain.numbers
     assert {c.evidence for c in blocks.values()} == {None, Evidence.PROVED}
 

@@ -80,7 +80,8 @@ def test_every_domain_has_a_rule_for_every_kind() -> None:
 
     for module in pkgutil.walk_packages(blockframe.domains.__path__, "blockframe.domains."):
         importlib.import_module(module.name)
-    assert {d.__name__ for d in concrete(Domain)} == {
+    ours = {d.__name__ for d in concrete(Domain) if d.__module__.startswith("blockframe.domains.")}
+    assert ours == {
         "Dependence",
         "RangeDomain",
         "ReachDomain",
