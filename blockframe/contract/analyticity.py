@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from blockframe.blocks import Block
     from blockframe.domains.analyticity import Issue
 
+PIECEWISE = "; analytic inside each piece that these cut"
+"""Where every op that breaks analyticity is one of several analytic functions, by its argument."""
 REGION = "all parameters, all states that the chain reaches; the data given; evaluation mode"
 
 
@@ -48,7 +50,8 @@ class AnalyticityClause:
         return Claim(
             self.name,
             verdict,
-            _statement(verdict, ops, findings or against, unreachable),
+            _statement(verdict, ops, findings or against, unreachable)
+            + (PIECEWISE if issues and all(i.branches for i in issues) else ""),
             evidence=_evidence(verdict, declared(analysis, block)),
             subject="block",
             block=block.name,
@@ -76,6 +79,9 @@ class AnalyticityClause:
             )
             what = what or ", ".join(dict.fromkeys(_what(d) for d in against))
             why = f"{what} in {len(bad)} of {plural(len(blocks), 'block')}"
+            broken = [c for c in blocks if c.verdict is not Verdict.HOLDS]
+            if broken and all(c.statement.endswith(PIECEWISE) for c in broken):
+                why += PIECEWISE
         return Claim(
             self.name,
             verdict,

@@ -384,7 +384,7 @@ def test_each_block_answers_for_its_own_kinks() -> None:
     torch.manual_seed(0)
     chain, *blocks = decide(net)
     assert [b.verdict for b in blocks] == [FAILS, HOLDS, FAILS, HOLDS]
-    assert chain.statement == "relu in 2 of 4 blocks"
+    assert chain.statement == "relu in 2 of 4 blocks; analytic inside each piece that these cut"
     assert [
         b.findings[0].witness["block"] for b in blocks if b.findings and b.findings[0].witness
     ] == ["0", "4"]
@@ -472,3 +472,25 @@ def test_an_index_that_is_computed_stays_a_whole_number(chosen: Any) -> None:
 
     certificate = blockframe.certify((Net(), (torch.randn(5, 3),)), static_only=True)
     assert certificate.claim("analyticity").verdict == "HOLDS"
+
+
+@pytest.mark.parametrize(
+    ("broken", "piecewise"),
+    [(torch.relu, True), (torch.abs, True), (torch.round, True), (lambda x: x.sqrt(), False)],
+)
+def test_what_holds_inside_a_piece_is_said(broken: Any, piecewise: bool) -> None:
+    """relu, abs and round are analytic where they choose alike; a root of anything is not."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return broken(self.inner(x))
+
+    torch.manual_seed(0)
+    certificate = blockframe.certify((Net(), (torch.rand(5, 3),)), static_only=True)
+    statement = certificate.claim("analyticity").statement
+    assert statement.endswith("; analytic inside each piece that these cut") == piecewise
+    assert blockframe.check(certificate).stands
