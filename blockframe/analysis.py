@@ -67,7 +67,8 @@ class Analysis:
             exact, left = precise(problem)
             chain = cut(BlockChain.of(exact, catalogue))
             found = objections(exact, chain.graph, original=problem.module)
-            harmless = cls(chain)._stopped_without_effect
+            stopped = any(o.code == "A301" for o in found)
+            harmless = cls(chain)._stopped_without_effect if stopped else ()
             kept = [o for o in found if o.code != "A301" or (o.op, o.location) not in harmless]
             return cls(chain, objections=(*left_behind(left), *kept), losses=losses)
         chain = cut(BlockChain.of(problem, catalogue))

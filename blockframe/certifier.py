@@ -39,8 +39,8 @@ TRUST = (
     "module at points: value, gradient, custom backwards, hooks)",
     "the facts of the op catalogue (docs/atoms), about real arithmetic in evaluation mode",
     "buffers hold finite numbers",
-    "a network treats all samples of a batch alike where it does so at the given parameters "
-    "(rows of clause N are merged, and equal inputs refute it, on that ground)",
+    "an attention mask of -1e30 or below counts as minus infinity (rows of clause N are merged on "
+    "that ground; docs/theory section 3)",
     "PyTorch's derivatives of single operations, of which the graph of a Jacobian is made",
     "IEEE double precision, sums in any order, elementary functions within a few units in the "
     "last place (docs/theory, Rigorous arithmetic): enclosures and ranks rest on it",

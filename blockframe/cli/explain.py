@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import click
 
+from blockframe.cli.options import document_format
 from blockframe.cli.output import emit, page
 
 
 @click.command()
 @click.argument("code", required=False)
-@click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    help="Form of the output.",
-)  # fmt: skip
+@document_format
 def explain(code: str | None, format_: str) -> None:
     """Say what the finding CODE means, what causes it and what helps; without CODE, list all.
 

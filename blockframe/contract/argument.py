@@ -19,7 +19,6 @@ from blockframe.contract.norms import Chained, followers, without_gain
 from blockframe.contract.point import NORMS, Fill, Point, needed, zeros
 from blockframe.domains.enclosure import Ball, Enclosure
 from blockframe.domains.enclosure.operands import Value
-from blockframe.domains.interpreter import interpret_some
 from blockframe.errors import CaptureError
 from blockframe.graph.derivative import Derivative, gradient
 from blockframe.graph.evaluate import leaves
@@ -385,10 +384,7 @@ def _features(analysis: Analysis, head: Head, point: Point) -> Ball | str:
             given[i] = data[i]
     device = torch.device("cpu")
     domain = Chained(graph, given, device, followers(graph, zero, catalogue))
-    domain.values.update(known)
-    rest = [i for i in nodes if i not in known]
-    with torch.no_grad():
-        value = interpret_some(graph, rest, domain, catalogue, known)[head.hidden]
+    value = domain.computed([i for i in nodes if i not in known], catalogue, known)[head.hidden]
     if isinstance(value, Ball) and value.is_finite:
         return value.real
     return "; ".join(f"{graph[i].short}: {why}" for i, why in domain.reasons[:1]) or "no bound"
@@ -434,22 +430,21 @@ def jacobian(
     (seed,) = derivative.seeds
     shape = made[seed].shape or ()
     start = [n.index for n in made if n.kind is not NodeKind.CALL and n.index != seed]
-    with torch.no_grad():
-        values = interpret_some(made, [*start, *derivative.fixed], domain, catalogue, {})
-        wanted = [(row, out) for row in rows.kept for out in range(rows.outputs)]
-        mids, rads = [], []
-        for first in range(0, len(wanted), units):
-            part = wanted[first : first + units]
-            cotangents = torch.zeros(shape, dtype=torch.float64).reshape(units, -1)
-            for k, (row, out) in enumerate(part):
-                cotangents[k, row * rows.outputs + out] = 1.0
-            domain.given = {**given, seed: cotangents.reshape(shape)}
-            found = interpret_some(made, [seed, *derivative.seeded], domain, catalogue, values)
-            balls = [found[i] for i in derivative.outputs]
-            if not all(isinstance(b, Ball) and b.is_finite for b in balls):
-                return None
-            mids.append(torch.cat([b.mid.reshape(units, -1) for b in balls], 1)[: len(part)])  # type: ignore[union-attr]
-            rads.append(torch.cat([b.rad.reshape(units, -1) for b in balls], 1)[: len(part)])  # type: ignore[union-attr]
+    values = domain.computed([*start, *derivative.fixed], catalogue)
+    wanted = [(row, out) for row in rows.kept for out in range(rows.outputs)]
+    mids, rads = [], []
+    for first in range(0, len(wanted), units):
+        part = wanted[first : first + units]
+        cotangents = torch.zeros(shape, dtype=torch.float64).reshape(units, -1)
+        for k, (row, out) in enumerate(part):
+            cotangents[k, row * rows.outputs + out] = 1.0
+        domain.given = {**given, seed: cotangents.reshape(shape)}
+        found = domain.computed([seed, *derivative.seeded], catalogue, values)
+        balls = [found[i] for i in derivative.outputs]
+        if not all(isinstance(b, Ball) and b.is_finite for b in balls):
+            return None
+        mids.append(torch.cat([b.mid.reshape(units, -1) for b in balls], 1)[: len(part)])  # type: ignore[union-attr]
+        rads.append(torch.cat([b.rad.reshape(units, -1) for b in balls], 1)[: len(part)])  # type: ignore[union-attr]
     return torch.cat(mids), torch.cat(rads)
 
 

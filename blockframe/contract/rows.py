@@ -18,11 +18,11 @@ from torch import Tensor
 
 from blockframe.domains.exchange import alike
 from blockframe.domains.reach import reach, shrunk
+from blockframe.graph.evaluate import input_tensors
 from blockframe.graph.graph import NodeKind
 
 if TYPE_CHECKING:
     from blockframe.analysis import Analysis
-    from blockframe.problem import Problem
 
 
 @frozen
@@ -64,7 +64,7 @@ def rows(analysis: Analysis) -> Rows | None:
     """The rows of the network's output; None where its first dimension is not the sample, or the
     inputs hold no numbers."""
     problem, graph = analysis.chain.problem, analysis.graph
-    shape, data = graph[graph.output].shape, _data(problem)
+    shape, data = graph[graph.output].shape, input_tensors(problem)
     if not shape or not data or any(x.is_meta for x in data):
         return None
     samples = shape[0]
@@ -101,11 +101,6 @@ def rows(analysis: Analysis) -> Rows | None:
     )
 
 
-def _data(problem: Problem) -> list[Tensor]:
-    """The input tensors, in the order in which the graph's INPUT nodes number them."""
-    return [*problem.inputs, *(v for v in problem.keywords.values() if isinstance(v, Tensor))]
-
-
 def _marks(analysis: Analysis, samples: int) -> Tensor:
     """(marks, samples, positions) of the output's rows, one mark for every input tensor.
 
@@ -119,7 +114,7 @@ def _marks(analysis: Analysis, samples: int) -> Tensor:
         marks = shrunk(marks).amax(-1).expand(-1, *marks.shape[1:-1])
     found = marks.reshape(len(marks), samples, -1)
     places = [n.target for n in graph if n.kind is NodeKind.INPUT]
-    count = len(_data(analysis.chain.problem))
+    count = len(input_tensors(analysis.chain.problem))
     result = torch.zeros(2 + count, *found.shape[1:])
     result[:2] = found[:2]
     for mark, place in zip(found[2:], places, strict=True):

@@ -9,8 +9,7 @@ from attrs import evolve
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from blockframe.domains.enclosure import Ball, Enclosure
-from blockframe.domains.interpreter import interpret_some
+from blockframe.domains.enclosure import Ball, enclose
 from blockframe.errors import CaptureError, PluginError
 from blockframe.foreign import foreign
 from blockframe.graph.derivative import gradient
@@ -46,9 +45,7 @@ def weak(analysis: Analysis) -> dict[str, Any] | None:
     }
     (seed,) = derivative.seeds
     given[seed] = torch.ones((), dtype=torch.float64)
-    domain = Enclosure(made, given, torch.device("cpu"))
-    with torch.no_grad():
-        values = interpret_some(made, range(len(made)), domain, analysis.chain.catalogue, {})
+    values = enclose(made, given, analysis.chain.catalogue).values
     best: tuple[float, str] = (0.0, "")
     for leaf, output in zip(derivative.wrt, derivative.outputs, strict=True):
         ball = values[output]

@@ -33,15 +33,14 @@ from blockframe.atoms.facts import (
 )
 from blockframe.atoms.layout import accumulates
 from blockframe.domains.interpreter import Domain, interpret
+from blockframe.domains.reach import POOLS, SLOPES, broadcasts
 from blockframe.graph.evaluate import call
 from blockframe.graph.graph import Graph, Node, NodeKind, Ref, refs, substitute
 from blockframe.graph.synthetic import ROTARY
 
 LARGEST = 1 << 25
 """Entries of a value that are followed one by one."""
-_POOLS = ("aten::avg_pool", "aten::adaptive_avg_pool", "aten::_adaptive_avg_pool", "aten::upsample")
 _CONVOLUTIONS = {"aten::conv1d": 3, "aten::conv2d": 4, "aten::conv3d": 5}
-_SLOPES = ("aten::prelu", "aten::_prelu_kernel")
 
 
 @frozen
@@ -250,7 +249,7 @@ class Exchange(Domain[Exchanged]):
         axes = set()
         for value, own, _ in parts:
             kept = [s[: len(s) - free] for s in (own, shape)]
-            if value is None or value.parts or not _broadcasts(*kept):
+            if value is None or value.parts or not broadcasts(*kept):
                 return None
             if value.dim is not None:
                 if own[value.dim] != shape[value.dim + len(shape) - len(own)]:
@@ -313,7 +312,7 @@ class Exchange(Domain[Exchanged]):
             return value if dims % rank != value.dim else None
         if node.op in ("aten::sum.dim_IntList", "aten::mean.dim"):
             return self._reduced(node, value, dims or range(rank), rank, symmetric=True)
-        return value if node.op.startswith(_POOLS) and value.dim == 0 else None
+        return value if node.op.startswith(POOLS) and value.dim == 0 else None
 
     def _reduced(
         self, node: Node, value: Samples, dims: Sequence[int], rank: int, *, symmetric: bool = False
@@ -391,7 +390,7 @@ class Exchange(Domain[Exchanged]):
         return Samples(flat=frozenset(flat))
 
     def pointwise(self, node: Node, atom: Pointwise, operands: list[Exchanged]) -> Exchanged:
-        if node.op in _SLOPES:  # one for each entry along dimension 1
+        if node.op in SLOPES:  # one for each entry along dimension 1
             value, slope = operands[:2]
             alike = slope is not None and slope.still and value is not None and value.dim == 0
             return value if alike else self._mixed(operands)
@@ -459,10 +458,3 @@ def _even(t: Tensor, dim: int, samples: int, inner: int) -> bool:
         return False
     each = t.reshape(*t.shape[:dim], -1, samples, inner, *t.shape[dim + 1 :])
     return bool((each == each.narrow(dim + 1, 0, 1)).all())
-
-
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    if len(shape) > len(to):
-        return False
-    pairs = zip(reversed(shape), reversed(to), strict=False)
-    return all(a in (1, b) for a, b in pairs)

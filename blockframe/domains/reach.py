@@ -46,9 +46,9 @@ ORDINARY = 1e10
 
 _FLAGS = ("masked", "zero")
 _ARITHMETIC = ("add", "sub", "rsub", "mul", "div", "pow")
-_POOLS = ("aten::avg_pool", "aten::adaptive_avg_pool", "aten::_adaptive_avg_pool", "aten::upsample")
+POOLS = ("aten::avg_pool", "aten::adaptive_avg_pool", "aten::_adaptive_avg_pool", "aten::upsample")
 _CONVOLUTIONS = ("aten::conv1d", "aten::conv2d", "aten::conv3d")
-_SLOPES = ("aten::prelu", "aten::_prelu_kernel")
+SLOPES = ("aten::prelu", "aten::_prelu_kernel")
 
 
 @frozen(eq=False)
@@ -161,7 +161,7 @@ class ReachDomain(Domain[Seen]):
         shape = node.shape or ()
         marks = torch.zeros(len(self.inputs) + 2, *(1 for _ in shape)).expand(-1, *shape)
         for seen in operands:
-            if not _broadcasts(seen.marks.shape[1:], shape):
+            if not broadcasts(seen.marks.shape[1:], shape):
                 return self._anything(node, operands)
             marks = torch.maximum(shrunk(marks), shrunk(_lifted(seen.marks, len(shape))))
         return Seen(marks.expand(-1, *shape))
@@ -241,7 +241,7 @@ class ReachDomain(Domain[Seen]):
             return self._within(node, seen.marks, axes)
         if node.op in ("aten::neg", "aten::positive"):
             return Seen(seen.marks, zero=seen.zero)
-        if node.op.startswith(_POOLS):
+        if node.op.startswith(POOLS):
             return self._swept(node, seen, lambda places: node.target(places, *node.args[1:]))
         return self._anything(node, [seen])
 
@@ -337,9 +337,9 @@ class ReachDomain(Domain[Seen]):
         return Seen(_stacked(channels))
 
     def pointwise(self, node: Node, atom: Pointwise, operands: list[Seen]) -> Seen:
-        if node.op in _SLOPES and not all(s.blank for s in operands[1:]):
+        if node.op in SLOPES and not all(s.blank for s in operands[1:]):
             return self._anything(node, operands)  # one for each entry along dimension 1
-        return self._entrywise(node, operands[:1] if node.op in _SLOPES else operands)
+        return self._entrywise(node, operands[:1] if node.op in SLOPES else operands)
 
     def rowwise(self, node: Node, atom: Rowwise, operands: list[Seen]) -> Seen:
         seen, rank = operands[0], len(self.graph[node.operands[0]].shape or ())
@@ -376,7 +376,7 @@ class ReachDomain(Domain[Seen]):
             part = node.args[position]
             if isinstance(part, Ref):
                 seen = self.values[part.index]
-                if not _broadcasts(seen.marks.shape[1:], shape):
+                if not broadcasts(seen.marks.shape[1:], shape):
                     return self._anything(node, operands)
                 marks = torch.where(mine, _lifted(seen.marks, len(shape)), marks)
                 found = {"masked": seen.masked, "zero": seen.zero}
@@ -432,7 +432,8 @@ def _flag(name: str, seen: Seen) -> Tensor:
     return torch.zeros(seen.marks.shape[1:]) if flag is None else flag.float()
 
 
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of ``shape`` can be expanded to the shape ``to``."""
     if len(shape) > len(to):
         return False
     pairs = zip(reversed(shape), reversed(to), strict=False)

@@ -53,8 +53,7 @@ def leaves(
 
     An input that is none of the problem's (a direction of a derivative) is left out.
     """
-    given = problem.inputs if inputs is None else inputs
-    tensors = [*given, *_tensors(problem.keywords)]
+    tensors = input_tensors(problem, inputs)
     state = named_tensors(problem.module) | dict(problem.buffers)
     values: dict[int, Any] = {}
     for node in graph:
@@ -74,7 +73,9 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return named | dict(module.named_buffers(remove_duplicate=False))
 
 
-def _tensors(keywords: Mapping[str, Any]) -> list[Tensor]:
+def input_tensors(problem: Problem, inputs: tuple[Tensor, ...] | None = None) -> list[Tensor]:
+    """The input tensors, keywords last, in the order in which INPUT nodes number them."""
     import torch
 
-    return [v for v in keywords.values() if isinstance(v, torch.Tensor)]
+    given = problem.inputs if inputs is None else inputs
+    return [*given, *(v for v in problem.keywords.values() if isinstance(v, torch.Tensor))]

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -331,32 +331,24 @@ def bind(wanted: float | str, number: float, found: Found) -> Iterator[Found]:
 class Difference(Expression):
     """``left - right`` of two tensors."""
 
+    sign: ClassVar[int] = -1
     left: Expression
     right: Expression
 
     def match(
         self, scope: Scope, argument: Any, found: Found, through: frozenset[str] = CASTS
     ) -> Iterator[Found]:
-        for (a, plus), (b, minus) in _terms(scope, argument, through):
-            if (plus, minus) == (1, -1):
+        for (a, first), (b, second) in _terms(scope, argument, through):
+            if (first, second) == (1, self.sign):
                 for bound in self.left.match(scope, a, found, through):
                     yield from self.right.match(scope, b, bound, through)
 
 
 @frozen
-class Sum(Expression):
+class Sum(Difference):
     """``left + right`` of two tensors, in either order."""
 
-    left: Expression
-    right: Expression
-
-    def match(
-        self, scope: Scope, argument: Any, found: Found, through: frozenset[str] = CASTS
-    ) -> Iterator[Found]:
-        for (a, plus), (b, minus) in _terms(scope, argument, through):
-            if (plus, minus) == (1, 1):
-                for bound in self.left.match(scope, a, found, through):
-                    yield from self.right.match(scope, b, bound, through)
+    sign: ClassVar[int] = 1
 
 
 def _terms(

@@ -6,7 +6,8 @@ a cast between floating types is the identity (docs/theory section 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from blockframe.domains.enclosure.placement import draw, make, place
 from blockframe.domains.enclosure.pointwise import FUNCTIONS, apply
 from blockframe.domains.enclosure.products import PRODUCTS, multiply
 from blockframe.domains.enclosure.rowwise import ROWS, of_rows
-from blockframe.domains.interpreter import Domain, interpret
+from blockframe.domains.interpreter import Domain, interpret_some
 from blockframe.errors import InputError
 from blockframe.graph.graph import Graph, Node, NodeKind
 
@@ -84,11 +85,9 @@ def enclose(
             docs/theory, "Rigorous arithmetic".
     """
     device = torch.device("cpu") if device is None else device
-    check_arithmetic(device)
     domain = Enclosure(graph, values, device)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        found = interpret(graph, domain, catalogue)
-    return Enclosed(tuple(found), tuple(domain.reasons))
+    found = domain.computed(range(len(graph)), catalogue)
+    return Enclosed(tuple(found.values()), tuple(domain.reasons))
 
 
 RULES: Mapping[type[Atom], Container[str]] = {
@@ -114,14 +113,30 @@ def check_arithmetic(device: torch.device) -> None:
 
 
 class Enclosure(Operands, Domain[Value]):
-    """Ball arithmetic. ``reasons`` says at which nodes, and why, something stopped being known."""
+    """Ball arithmetic. ``reasons`` says at which nodes, and why, something stopped being known.
+
+    Raises:
+        InputError: the device's arithmetic is not the one of docs/theory, "Rigorous arithmetic".
+    """
 
     def __init__(
         self, graph: Graph, given: Mapping[int, Ball | Tensor], device: torch.device
     ) -> None:
+        check_arithmetic(device)
         super().__init__(graph, device)
         self.given = given
         self.reasons: list[tuple[int, str]] = []
+
+    def computed(
+        self,
+        nodes: Iterable[int],
+        catalogue: Catalogue,
+        known: Mapping[int, Value] = MappingProxyType({}),
+    ) -> dict[int, Value]:
+        """The values of ``nodes``, in their order, and of ``known``, which need nothing."""
+        self.values.update(known)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return interpret_some(self.graph, nodes, self, catalogue, known)
 
     def leaf(self, node: Node) -> Value:
         value = self.given.get(node.index)
