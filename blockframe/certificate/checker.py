@@ -7,7 +7,8 @@ this file. To audit it, read in this order:
 * ``ledger``, ``index``: how findings are kept, how claims are looked up;
 * ``checker``: the subject, what is true of every claim, the verdict of the whole;
 * ``calculus_check``: clauses A and S;
-* ``run_theory``, ``run_check``: what follows from the series of a run; whether it is said;
+* ``run_theory``, ``run_check``, ``journal_check``: what follows from the series of a run; whether
+  it is said; where they are, if the run is long;
 * ``dissipativity_check``: clause D;
 * ``nondegeneracy_check``, ``rank_check``, ``files``: clause N and the rank that it rests on.
 
@@ -26,7 +27,14 @@ from blockframe.certificate.calculus_check import check_calculus
 from blockframe.certificate.dissipativity_check import check_dissipativity
 from blockframe.certificate.index import Index
 from blockframe.certificate.ledger import Contradiction, Ledger, quoted
-from blockframe.certificate.model import Certificate, Claim, Inequality, Outcome, Verdict
+from blockframe.certificate.model import (
+    Certificate,
+    Claim,
+    Inequality,
+    Outcome,
+    Trajectory,
+    Verdict,
+)
 from blockframe.certificate.nondegeneracy_check import check_nondegeneracy
 from blockframe.certificate.run_check import check_run
 from blockframe.certificate.run_theory import descent
@@ -80,13 +88,14 @@ def check(certificate: Certificate, directory: Path | None = None) -> CheckRepor
         seal=certificate.seal,
         claims=tuple(evolve(claim, files=given.files) for claim, given in claims),
     )
-    ledger, index = Ledger(), Index.of(certificate)
+    ledger = Ledger()
     _check_seal(ledger, certificate)
     _check_subject(ledger, certificate)
     run, inequalities = certificate.trajectory, None
     if run is not None:
-        inequalities = check_run(ledger, certificate, run)
-        run = run if inequalities is not None else None
+        found = check_run(ledger, certificate, run, directory)
+        run, inequalities = (None, None) if found is None else found
+    index = Index.of(certificate if run is None else evolve(certificate, trajectory=run))
     derived, made = [], set[tuple[str, str, str | None]]()
     for claim, where in zip(certificate.claims, index.places, strict=True):
         before = len(ledger.rejected)
@@ -102,7 +111,7 @@ def check(certificate: Certificate, directory: Path | None = None) -> CheckRepor
             case "nondegeneracy":
                 check_nondegeneracy(ledger, index, claim, where, directory)
             case "descent":
-                _check_descent(ledger, certificate, claim, inequalities, where)
+                _check_descent(ledger, certificate, run, claim, inequalities, where)
             case _:
                 ledger.unverifiable.append(f"{where} {claim.verdict}: a clause of a plugin")
         sound = len(ledger.rejected) == before
@@ -189,18 +198,18 @@ def _check_form(ledger: Ledger, index: Index, claim: Claim, where: str) -> None:
 def _check_descent(
     ledger: Ledger,
     certificate: Certificate,
+    run: Trajectory | None,
     claim: Claim,
     inequalities: Sequence[Inequality] | None,
     where: str,
 ) -> None:
     """The claim about the run is what the inequalities say."""
-    run = certificate.trajectory
     ledger.expect(f"{where}, subject", claim.subject, "trajectory")
-    if run is None:
+    if certificate.trajectory is None:
         ledger.expect(f"{where}, verdict", claim.verdict.value, "UNKNOWN")
         ledger.expect(f"{where}, numbers", claim.numbers, {})
         return
-    if inequalities is None:
+    if run is None or inequalities is None:
         ledger.reject(where, claim.verdict.value, "there is no run to judge by")
         return
     verdict, numbers, findings = descent(run, inequalities)

@@ -190,6 +190,9 @@ def _converter() -> Converter:
     converter.register_structure_hook(int, lambda value, _: _integer(value))
     converter.register_structure_hook(float, lambda value, _: _real(value))
     converter.register_structure_hook_func(lambda t: t is Any, lambda value, _: _revive(value))
+    converter.register_structure_hook_func(
+        lambda t: t == (float | str | None), lambda value, _: _rate(value)
+    )
     container(lambda t: get_origin(t) in (list, tuple), array)
     container(lambda t: get_origin(t) is dict, mapping)
     container(attrs.has, record)
@@ -276,6 +279,12 @@ def _real(value: Any) -> float:
     if isinstance(value, str) and value in NON_FINITE:
         return NON_FINITE[value]
     raise TypeError(f"expected a number, found {_kind(value)}")
+
+
+def _rate(value: Any) -> float | str | None:
+    if value is None or (isinstance(value, str) and value not in NON_FINITE):
+        return value
+    return _real(value)
 
 
 def _kind(value: Any) -> str:

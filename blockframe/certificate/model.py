@@ -34,7 +34,7 @@ class Recipe:
     """What was asked for: enough to do it again (``blockframe verify --replay``).
 
     The options of `blockframe.certify`; ``spec`` is None where the target was given in Python,
-    ``lr`` where it was to be chosen; ``probes`` are names.
+    ``lr`` where it was to be chosen, a text where it follows a rule; ``probes`` are names.
     """
 
     spec: str | None
@@ -47,7 +47,7 @@ class Recipe:
     full: bool = False
     static_only: bool = False
     steps: int = 20
-    lr: float | None = None
+    lr: float | str | None = None
     device: str = "auto"
     dtype: str | None = None
     probes: tuple[str, ...] = ()
@@ -91,12 +91,32 @@ class Inequality:
 
 
 @frozen
+class Journal:
+    """The file that holds every iterate of a long run, one JSON object per line (docs/certificate).
+
+    ``file`` is a plain name, beside the certificate; ``counts``: how many inequalities of each name
+    follow from it.
+    """
+
+    file: str
+    sha256: str
+    iterates: int
+    stride: int  # every how manieth iterate stands in the certificate itself
+    counts: dict[str, int]
+
+
+@frozen
 class Trajectory:
     """One run of gradient descent.
 
     ``series`` maps a probe's name to one number per iterate; None where the quantity does not
-    exist (the step that leads to iterate 0) or was not finite. ``ended``: "completed", or why not
-    (`blockframe.dynamics.ending`).
+    exist (the step that leads to iterate 0) or was not finite. ``lr`` is the rate of the first
+    step; where it changes, ``series["lr"]`` has that of every step. ``ended``: "completed", or why
+    not (`blockframe.dynamics.ending`).
+
+    Of a run with a ``journal`` only every ``stride``-th iterate and the last stand in ``series``,
+    and of the inequalities of its steps the first violated one of each name, the first undecided,
+    the one with the least margin, and all of the first step on which one is violated.
     """
 
     lr: float
@@ -109,11 +129,20 @@ class Trajectory:
     series: dict[str, list[float | None]] = field(factory=dict)
     inequalities: tuple[Inequality, ...] = ()
     summary: dict[str, Any] = field(factory=dict)
+    journal: Journal | None = None
 
     @property
     def completed(self) -> int:
         """Steps that were taken: iterates measured, less one."""
+        if self.journal is not None:
+            return self.journal.iterates - 1
         return max((len(s) for s in self.series.values()), default=1) - 1
+
+    def rate(self, step: int) -> float:
+        """η of ``step``; ``series`` must be whole."""
+        rates = self.series.get("lr", ())
+        rate = rates[step] if 0 <= step < len(rates) else None
+        return self.lr if rate is None else rate
 
 
 @frozen
@@ -189,6 +218,6 @@ class Certificate:
 
 
 __all__ = [
-    "SCHEMA", "BlockSummary", "Certificate", "Claim", "Evidence", "Finding", "Inequality",
+    "SCHEMA", "BlockSummary", "Certificate", "Claim", "Evidence", "Finding", "Inequality", "Journal",
     "Outcome", "Recipe", "Subject", "Trajectory", "Verdict",
 ]  # fmt: skip

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from blockframe.certificate.journal_check import condensed, whole_run
 from blockframe.certificate.ledger import Ledger, quoted, real, whole
 from blockframe.certificate.model import Certificate, Inequality, Trajectory
 from blockframe.certificate.run_theory import (
@@ -23,7 +25,8 @@ from blockframe.certificate.run_theory import (
     Numbers,
     Point,
     derived_series,
-    inequalities,
+    of_iterates,
+    of_run,
     points,
     summary,
 )
@@ -41,24 +44,35 @@ _POLYAK = re.compile(
 
 
 def check_run(
-    ledger: Ledger, certificate: Certificate, run: Trajectory
-) -> tuple[Inequality, ...] | None:
-    """Check everything that ``run`` asserts.
+    ledger: Ledger, certificate: Certificate, asserted: Trajectory, directory: Path | None
+) -> tuple[Trajectory, tuple[Inequality, ...]] | None:
+    """Check everything that ``asserted`` says.
 
-    Returns the inequalities that follow; None where the series make no run.
+    Args:
+        directory: where the journal of a long run lies.
+
+    Returns the run with all its series, and the inequalities that follow; None where the series
+    make no run.
     """
-    if not _has_form(ledger, run):
+    run = whole_run(ledger, asserted, directory)
+    if run is None or not _has_form(ledger, run):
         return None
     seen = points(run)
     _check_request(ledger, certificate, run)
     _check_ending(ledger, run, seen)
     _check_rate(ledger, certificate, run, seen)
     if not run.series:
-        return ()
+        return run, ()
     _check_series(ledger, run, seen)
     _check_blocks(ledger, certificate, run, seen)
-    found = tuple(inequalities(run, seen))
+    groups = list(of_iterates(run, seen))
+    every = [row for rows in groups for row in rows]
+    if asserted.journal is not None:
+        every, counts = condensed(groups)
+        ledger.expect("trajectory.journal.counts", asserted.journal.counts, counts)
+    found = (*every, *of_run(run, seen))
     _check_inequalities(ledger, run, found)
+    found = (*(row for rows in groups for row in rows), *of_run(run, seen))
     _check_summary(ledger, run, summary(run, seen, found))
     ledger.verified.append(
         f"trajectory: {len(seen)} iterates: what follows from their measured series, and all "
@@ -66,7 +80,7 @@ def check_run(
     )
     measured = ", ".join(n for n in (*MEASURED, *SHARPNESS[:2]) if n in run.series)
     ledger.leave(f"trajectory: {measured}: as measured")
-    return found
+    return run, found
 
 
 def _has_form(ledger: Ledger, run: Trajectory) -> bool:
@@ -147,12 +161,16 @@ def _check_rate(
 ) -> None:
     """``lr`` is what its rule gives."""
     where, rule, recipe = "trajectory.lr", run.lr_rule, certificate.subject.recipe
+    asked = recipe.lr if recipe is not None else None
+    first = None if asked is None else _first_rate(asked)
+    if recipe is not None:
+        _check_schedule(ledger, run, asked)
     if rule == "as given":
         if recipe is not None:
-            ledger.expect(where, run.lr, recipe.lr)
+            ledger.expect(where, run.lr, first)
         return
-    given = recipe is not None and recipe.lr is not None
-    ledger.demand(not given, f"{where}_rule", quoted(rule), "subject.recipe gives the rate")
+    what = "subject.recipe gives the rate"
+    ledger.demand(first is None, f"{where}_rule", quoted(rule), what)
     start, infimum = seen[0] if seen else None, real(run.summary.get("loss_infimum"))
     by_curvature, polyak = re.fullmatch(r"(\S+) × 2/λ_max\(θ_0\)", rule), _POLYAK.fullmatch(rule)
     if rule == "not chosen":
@@ -176,13 +194,66 @@ def _check_rate(
         ledger.reject(f"{where}_rule", quoted(rule), "no such rule chooses a rate here")
 
 
+def _first_rate(asked: float | str) -> float | None:
+    """η_0 of a recipe; None where it is to be chosen."""
+    if isinstance(asked, float):
+        return asked
+    kind, _, rest = asked.partition(":")
+    text = rest.partition(":")[0] if rest else kind.partition(",")[0]
+    return None if text == "auto" else _parsed(text)
+
+
+def _check_schedule(ledger: Ledger, run: Trajectory, asked: float | str | None) -> None:
+    """The rates of the steps follow the rule that was asked for; a cosine to a few last digits."""
+    where, rates = "trajectory.series.lr", run.series.get("lr")
+    if not isinstance(asked, str) or not run.series or run.series["loss"][0] is None:
+        constant = rates is None or (isinstance(asked, str) and set(rates) == {None})
+        ledger.demand(constant, where, "rates", "subject.recipe asks for a constant one")
+        return
+    if rates is None:
+        ledger.reject(where, "nothing", f"subject.recipe asks for {asked}")
+        return
+    for k, rate in enumerate(rates):
+        wanted = _scheduled(asked, run.lr, k, run.steps)
+        known = rate is not None and wanted is not None
+        last = rate is None and k == len(rates) - 1
+        close = known and math.isclose(rate or 0.0, wanted or 0.0, rel_tol=1e-12)
+        ledger.demand(close or last, f"{where}[{k}]", repr(rate), f"{asked} gives {wanted!r}")
+
+
+def _scheduled(asked: str, first: float, k: int, steps: int) -> float | None:
+    """η_k; None where ``asked`` is no rule (docs/certificate)."""
+    kind, *arguments = asked.split(":")
+    numbers = [_parsed(text) for text in arguments[1:]]
+    if not arguments:
+        listed = [_parsed(text) for text in asked.split(",")]
+        return listed[min(k, len(listed) - 1)]
+    t = min(k / (steps - 1), 1.0) if steps > 1 else 0.0
+    match kind, numbers:
+        case "linear", [float(last)]:
+            return first + (last - first) * t
+        case "cosine", [float(last)]:
+            return last + (first - last) * (1 + math.cos(math.pi * t)) / 2
+        case "step", [float(factor), float(every)] if every >= 1:
+            power: float = factor ** (k // int(every))
+            return first * power
+    return None
+
+
+def _parsed(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> None:
     series, unavailable = run.series, run.summary.get("unavailable", {})
     unmeasured = isinstance(unavailable, Mapping) and "sharpness" in unavailable
     wanted = {"loss", *(MEASURED if seen else ()), *(DERIVED if seen else ())}
     for name in sorted(wanted if unmeasured or not seen else wanted.union(SHARPNESS)):
         ledger.demand(name in series, "trajectory.series", f"no {name}", "every run has one")
-    known = {*MEASURED, *SHARPNESS, *DERIVED}
+    known = {*MEASURED, *SHARPNESS, *DERIVED, "lr"}
     foreign = [quoted(n) for n in series if n not in known and not n.startswith(SPLIT)]
     if foreign:
         ledger.unverifiable.append(f"trajectory.series of plugins: {', '.join(foreign[:20])}")
@@ -288,7 +359,7 @@ def _check_summary(ledger: Ledger, run: Trajectory, derived: Mapping[str, object
         ledger.expect(f"{where}.{key}", asserted.get(key), derived[key])
     figures = {
         "curvature", "directional_steps", "peaks_between_iterates", "neighbourhood_bound",
-        "ball_bound", "rate_bound", *CORE,
+        "ball_bound", "rate_bound", "edge_of_stability", *CORE,
     }  # fmt: skip
     raw = {"device", "dtype", "parameters", "loss_infimum", "unavailable", "minimizer"}
     for key in sorted(asserted.keys() - derived.keys() - raw):

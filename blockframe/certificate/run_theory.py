@@ -47,6 +47,7 @@ class Point:
     sharpness: float | None
     residual: float
     noise: float
+    lr: float  # of the step that leads on
 
     @property
     def square(self) -> float:
@@ -69,7 +70,8 @@ def points(run: Trajectory) -> list[Point]:
     roundoff = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
     columns = [run.series.get(name, empty) for name in (*MEASURED[:4], *SHARPNESS[:2])]
     points = []
-    for loss, slope, norm, pairing, sharpness, residual in zip(*columns, strict=True):
+    rates = run.series.get("lr", [run.lr] * len(empty))
+    for loss, slope, norm, pairing, sharpness, residual, lr in zip(*columns, rates, strict=True):
         if loss is None or slope is None:
             continue
         norm = math.inf if norm is None else norm
@@ -78,7 +80,7 @@ def points(run: Trajectory) -> list[Point]:
             Point(
                 loss, slope, norm, math.nan if pairing is None else pairing, sharpness,
                 (math.inf if residual is None else residual) if sharpness is not None else 0.0,
-                noise,
+                noise, run.lr if lr is None else lr,
             )
         )  # fmt: skip
     return points
@@ -90,16 +92,17 @@ def derived_series(run: Trajectory, points: Sequence[Point]) -> dict[str, Number
     infimum = -math.inf if infimum is None else infimum
     found: dict[str, Numbers] = {name: [] for name in (SHARPNESS[2], *DERIVED)}
     for k, p in enumerate(points):
-        stable = None if p.sharpness is None else run.lr * p.sharpness / 2
+        stable = None if p.sharpness is None else p.lr * p.sharpness / 2
         excess = p.loss - infimum
         ratio = _over(p.square, 2 * excess) if excess > 0 else None
         along = curvature = margin = None
         if k:
             before = points[k - 1]
-            along = _smoothness(run.lr, before, p)
-            step = _curvature(run.lr, before, p)
+            along = _smoothness(before.lr, before, p)
+            step = _curvature(before.lr, before, p)
             curvature = None if step is None else step.value
-            rows = [i for i in _of_step(run.lr, k - 1, before, p) if i.name == "descent lemma"]
+            rows = _of_step(before.lr, k - 1, before, p)
+            rows = [i for i in rows if i.name == "descent lemma"]
             margin = rows[0].margin if rows else None
         for name, value in zip(found, (stable, along, ratio, curvature, margin), strict=True):
             found[name].append(value if value is not None and math.isfinite(value) else None)
@@ -176,42 +179,65 @@ def _of_step(lr: float, k: int, a: Point, b: Point) -> list[Inequality]:
     return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
 
 
-def _of_run(run: Trajectory, points: Sequence[Point]) -> list[Inequality]:
+def of_run(run: Trajectory, points: Sequence[Point]) -> list[Inequality]:
     """What follows where every step was stable."""
-    lr, steps, infimum = run.lr, len(points) - 1, real(run.summary.get("loss_infimum"))
-    found = [_curvature(lr, a, b) for a, b in pairwise(points)]
-    curvatures = [c.value for c in found if c is not None]
-    if steps < 1 or len(curvatures) < steps or lr * max(curvatures) >= 2 or infimum is None:
+    steps, infimum = len(points) - 1, real(run.summary.get("loss_infimum"))
+    curvatures = [_curvature(a.lr, a, b) for a, b in pairwise(points)]
+    if steps < 1 or infimum is None:
         return []
     first, last = points[0], points[-1]
-    excess, slack = first.loss - infimum, 2 - lr * max(curvatures)
-    noise = first.noise + last.noise
-    least = min(p.square for p in points[:-1])
-    b = max([0.0, *(-p.pairing for p in points[:-1])])
-    if any(math.isnan(p.pairing) for p in points[:-1]):
-        b = math.nan
-    radius = first.norm * first.norm + 2 * lr * b * steps + 2 * lr / slack * excess
-    rate, relative = excess, 0.0
+    excess, noise = first.loss - infimum, first.noise + last.noise
+    time = gain = worst = relative = b = 0.0
+    least, product = math.inf, 1.0
     for p, curvature in zip(points, curvatures, strict=False):
+        if curvature is None or not p.lr * curvature.value < 2:
+            return []
+        least = min(least, p.square)
+        b = math.nan if math.isnan(p.pairing) else max(b, -p.pairing)
+        slack = 2 - p.lr * curvature.value
+        time += p.lr
+        gain += p.lr * slack / 2
+        worst = max(worst, 2 * p.lr / slack)
         gap = p.loss - infimum
         if gap > 0:
-            rate *= 1 - lr * (2 - lr * curvature) * p.square / (2 * gap)
+            product *= 1 - p.lr * slack * p.square / (2 * gap)
             relative += p.noise / gap
-    rounding, norm = UNITS * 2.0**-53 * steps, last.norm * last.norm
-    bound, noise_bound = (_over(2 * x, lr * steps * slack) for x in (excess, noise))
+    if not gain > 0:
+        return []
+    radius = first.norm * first.norm + 2 * b * time + worst * excess
+    rate, norm, rounding = excess * product, last.norm * last.norm, UNITS * 2.0**-53 * steps
     rows = [
-        _inequality("neighbourhood", steps, least, bound, noise_bound),
-        _inequality("ball", steps, norm, radius,
-                    rounding * (norm + radius) + 2 * lr / slack * noise),
+        _inequality("neighbourhood", steps, least, excess / gain, noise / gain),
+        _inequality("ball", steps, norm, radius, rounding * (norm + radius) + worst * noise),
         _inequality("rate", steps, last.loss - infimum, rate, last.noise + relative * abs(rate)),
-    ]  # fmt: skip
+    ]
     return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
 
 
-def inequalities(run: Trajectory, points: Sequence[Point]) -> Iterator[Inequality]:
-    for k, (a, b) in enumerate(pairwise(points)):
-        yield from _of_step(run.lr, k, a, b)
-    yield from _of_run(run, points)
+def _of_tangent(run: Trajectory, k: int, p: Point, roundoff: float) -> list[Inequality]:
+    """The PL ratio is at least what follows from the least eigenvalue of the tangent Gram matrix."""
+    names = ("tangent", "tangent.error", "tangent.pl_bound")
+    least, error, bound = (run.series[n][k] if n in run.series else None for n in names)
+    infimum = real(run.summary.get("loss_infimum"))
+    if least is None or error is None or bound is None or infimum is None or not error >= 0:
+        return []
+    surely, excess = max(0.0, least - error), p.loss - infimum
+    if not (excess > 0 and surely > 0 and bound > 0):
+        return []
+    u = max(roundoff, 2.0**-53)
+    g = math.sqrt(bound * 2 * excess / surely)
+    noise = 2 * UNITS * u * math.sqrt(error / (2 * u)) * g * p.slope / (2 * excess)
+    row = _inequality("PL bound", k, bound, p.square / (2 * excess), noise)
+    return [row] if math.isfinite(row.left) and math.isfinite(row.right) else []
+
+
+def of_iterates(run: Trajectory, points: Sequence[Point]) -> Iterator[list[Inequality]]:
+    """At each iterate, those of the step that led there and those of the iterate itself."""
+    roundoff = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
+    for k, p in enumerate(points):
+        before = points[k - 1]
+        step = _of_step(before.lr, k - 1, before, p) if k else []
+        yield [*step, *_of_tangent(run, k, p, roundoff)]
 
 
 # --- the whole run --------------------------------------------------------------------------------
@@ -222,7 +248,7 @@ def summary(
 ) -> dict[str, Any]:
     """The figures about the whole run that follow."""
     series = {name: [x for x in values if x is not None] for name, values in run.series.items()}
-    steps = [_curvature(run.lr, a, b) for a, b in pairwise(points)]
+    steps = [_curvature(a.lr, a, b) for a, b in pairwise(points)]
     known = [c for c in steps if c is not None]
     derived: dict[str, Any] = {}
     if known and len(known) == len(steps):
@@ -232,6 +258,9 @@ def summary(
     for i in found:
         if i.name in ("neighbourhood", "ball", "rate"):
             derived[f"{i.name}_bound"] = i.right
+    edge = _edge(points)
+    if edge:
+        derived["edge_of_stability"] = edge
     if series["loss"]:
         derived["loss"] = {"first": series["loss"][0], "last": series["loss"][-1]}
     if any(series.get(name) for name in SHARPNESS):
@@ -252,6 +281,20 @@ def summary(
         top = max(series.get("descent.curvature", []), default=None)
         derived["descent"] = {"max_curvature": top}
     return derived
+
+
+def _edge(points: Sequence[Point]) -> dict[str, Any]:
+    """From where on the sharpness is at 2/η; nothing where it stays below."""
+    stable = [None if p.sharpness is None else p.lr * p.sharpness / 2 for p in points]
+    first = next((k for k, x in enumerate(stable) if x is not None and x >= 1), None)
+    if first is None:
+        return {}
+    seen = [x for x in stable[first:] if x is not None]
+    rises = sum(b.loss > a.loss for a, b in pairwise(points[first:]))
+    return {
+        "first": first, "iterates": len(seen), "above": sum(x >= 1 for x in seen),
+        "least": min(seen), "most": max(seen), "rises": rises,
+    }  # fmt: skip
 
 
 def descent(
@@ -280,7 +323,9 @@ def descent(
     if NOT_FINITE.fullmatch(run.ended) and losses:
         finite = [x for x in losses if x is not None]
         last = finite[-1] if finite else None
-        failed.append(("D402", {"step": len(losses) - 1, "last_finite_loss": last, "lr": run.lr}))
+        step = len(losses) - 1
+        witness = {"step": step, "last_finite_loss": last, "lr": run.rate(max(step - 1, 0))}
+        failed.append(("D402", witness))
     if failed:
         return "FAILS", numbers, failed
     if run.ended != "completed" or run.completed < 1:
@@ -292,14 +337,14 @@ def descent(
         return "UNKNOWN", numbers, []
     sharp = [(k, x) for k, x in enumerate(stability) if x is not None and x >= 1][:1]
     return "HOLDS", numbers, [
-        ("D404", {"step": k, "η·λ/2 (sharpness)": x, "lr": run.lr}) for k, x in sharp
+        ("D404", {"step": k, "η·λ/2 (sharpness)": x, "lr": run.rate(k)}) for k, x in sharp
     ]  # fmt: skip
 
 
 def _violation(
     run: Trajectory, inequalities: Sequence[Inequality], i: Inequality
 ) -> dict[str, Any]:
-    witness: dict[str, Any] = {"inequality": i.name, "step": i.step, "lr": run.lr}
+    witness: dict[str, Any] = {"inequality": i.name, "step": i.step, "lr": run.rate(i.step)}
     if i.name != "stability":
         witness |= {"left": i.left, "right": i.right}
     if i.name in ("monotone decrease", "stability"):

@@ -9,7 +9,14 @@ from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
 from blockframe.contract.codes import AT_START, BY_AUTO, CODES, NOT_DESCENT
 from blockframe.dynamics.ending import COMPLETED, was_not_finite
-from blockframe.dynamics.inequalities import DESCENT, MONOTONE, NORMS, PER_STEP, STABILITY
+from blockframe.dynamics.inequalities import (
+    DESCENT,
+    MONOTONE,
+    NORMS,
+    PER_STEP,
+    PL,
+    STABILITY,
+)
 
 if TYPE_CHECKING:
     from blockframe.problem import Problem
@@ -104,13 +111,14 @@ def _sharp(trajectory: Trajectory) -> list[Finding]:
     if not steps:
         return []
     step, value = steps[0]
+    limit = min(trajectory.rate(k) / x for k, x in steps)
     return [
         Finding(
             SHARP,
             f"{SHARPNESS} = {value:.4g} ≥ 1, first at step {step}, in all at {len(steps)} of the "
             f"{len(stability)} iterates: there the descent rests on the directional smoothness",
-            witness={"step": step, SHARPNESS: value, "lr": trajectory.lr},
-            help=CODES[SHARP].advice(limit=f"{trajectory.lr / max(x for _, x in steps):.3g}"),
+            witness={"step": step, SHARPNESS: value, "lr": trajectory.rate(step)},
+            help=CODES[SHARP].advice(limit=f"{limit:.3g}"),
         )
     ]
 
@@ -124,19 +132,20 @@ def _violation(trajectory: Trajectory, i: Inequality) -> Finding:
         message = f"{i.name} first violated at step {i.step}: {i.left:.6g} > {i.right:.6g}"
     if i.name == MONOTONE:
         message = f"the loss first rose on step {i.step}: {i.left:.6g} > {i.right:.6g}"
-    witness["lr"] = trajectory.lr
-    if i.name == NORMS:
-        message += ": the update was not that of gradient descent"
+    witness["lr"] = lr = trajectory.rate(i.step)
+    if i.name in (NORMS, PL):
+        what = "update was not that of gradient descent" if i.name == NORMS else "Jacobian is off"
+        message += f": the {what}"
         advice = CODES[VIOLATED].advice(NOT_DESCENT)
         return Finding(VIOLATED, message, witness=witness, help=advice)
-    limit = f"{trajectory.lr:.3g}"
+    limit = f"{lr:.3g}"
     if i.name in (MONOTONE, STABILITY):
         above = _above_one(trajectory, i.step)
         witness |= above
         if above:
             name, value = next(iter(above.items()))
             message += f", with {name} = {value:.4g} > 1"
-            limit = f"2/{'λ' if name == SHARPNESS else 'Λ'} = {trajectory.lr / value:.3g}"
+            limit = f"2/{'λ' if name == SHARPNESS else 'Λ'} = {lr / value:.3g}"
     return Finding(VIOLATED, message, witness=witness, help=_lower(VIOLATED, trajectory, limit))
 
 
@@ -159,13 +168,14 @@ def _not_finite(trajectory: Trajectory) -> Finding:
     losses = trajectory.series.get("loss", [])
     finite = [x for x in losses if x is not None]
     step = len(losses) - 1
-    message, advice = trajectory.ended, _lower(NOT_FINITE, trajectory, f"{trajectory.lr:.3g}")
+    lr = trajectory.rate(max(step - 1, 0))
+    message, advice = trajectory.ended, _lower(NOT_FINITE, trajectory, f"{lr:.3g}")
     if step == 0:
         advice = CODES[NOT_FINITE].advice(AT_START)
     elif finite:
         message += f"; the last finite loss was {finite[-1]:.6g}"
     last = finite[-1] if finite else None
-    witness = {"step": step, "last_finite_loss": last, "lr": trajectory.lr}
+    witness = {"step": step, "last_finite_loss": last, "lr": lr}
     return Finding(NOT_FINITE, message, witness=witness, help=advice)
 
 
@@ -179,6 +189,10 @@ def _undecided(i: Inequality) -> Finding:
 
 def _missing(trajectory: Trajectory) -> str:
     """The first step and inequality that the trajectory does not speak of; "" if none."""
+    if trajectory.journal is not None:
+        counts = trajectory.journal.counts
+        short = [name for name in PER_STEP if counts.get(name, 0) < trajectory.completed]
+        return f"{short[0]} on every step" if short else ""
     there = {(i.step, i.name) for i in trajectory.inequalities}
     wanted = ((step, name) for step in range(trajectory.completed) for name in PER_STEP)
     return next(

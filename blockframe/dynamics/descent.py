@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from blockframe.dynamics.ending import COMPLETED, diverged, not_finite
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.losses import Loss
-from blockframe.dynamics.options import AUTO, Options, Probes
+from blockframe.dynamics.options import Options, Probes
 from blockframe.dynamics.probes import Probe
+from blockframe.dynamics.schedule import AUTO, Schedule
 from blockframe.errors import InputError
 from blockframe.problem import Problem
 
@@ -23,7 +24,7 @@ _FLAT = 1e-6  # λ_max at or below this share of the PL ratio says nothing about
 
 
 class Descent(Iterator[Iterate]):
-    """θ_{k+1} = θ_k − η∇L(θ_k), as an iterator over k = 0 … steps; `descend` makes it.
+    """θ_{k+1} = θ_k − η_k∇L(θ_k), as an iterator over k = 0 … steps; `descend` makes it.
 
     Before it moves on from an iterate, its probes have observed it and its graph is freed.
     It stops early at the first iterate whose loss or gradient is not finite, and when the run has
@@ -31,16 +32,25 @@ class Descent(Iterator[Iterate]):
 
     Attributes:
         start: θ_0.
-        lr, lr_rule: η, and how it was chosen, in words.
+        lr, lr_rule: η_0, and how it was chosen, in words.
+        schedule: how η_k goes on from there.
         ended: "" while it runs, then "completed", or why not (`blockframe.dynamics.ending`).
     """
 
     def __init__(
-        self, start: Iterate, *, lr: float, lr_rule: str, steps: int, probes: dict[str, Probe]
+        self,
+        start: Iterate,
+        *,
+        lr: float,
+        lr_rule: str,
+        steps: int,
+        probes: dict[str, Probe],
+        schedule: Schedule | None = None,
     ) -> None:
         self.start = start
         self.lr = lr
         self.lr_rule = lr_rule
+        self.schedule = schedule or Schedule()
         self.steps = steps
         self.probes = probes
         self.ended = ""
@@ -52,9 +62,13 @@ class Descent(Iterator[Iterate]):
     def __next__(self) -> Iterate:
         return next(self._iterates)
 
+    def rate(self, step: int) -> float:
+        """η of ``step``, which leads from iterate ``step`` to the next."""
+        return self.schedule.rate(self.lr, step, self.steps)
+
     def _run(self) -> Iterator[Iterate]:
         it = self.start
-        it.lr, it.probes = self.lr, self.probes
+        it.lr, it.probes = self.rate(0), self.probes
         bound = DIVERGED * max(it.loss, 1.0)
         while True:
             self.ended = self._verdict(it, bound)
@@ -65,13 +79,13 @@ class Descent(Iterator[Iterate]):
             if self.ended:
                 it.release()
                 return
-            theta = it.theta - self.lr * it.gradient
+            theta = it.theta - it.lr * it.gradient
             it.release()
             it = Iterate(
                 it.objective,
                 theta,
                 step=it.step + 1,
-                lr=self.lr,
+                lr=self.rate(it.step + 1),
                 previous=it,
                 probes=self.probes,
                 curvature_expected=it.curvature_expected,
@@ -90,7 +104,7 @@ class Descent(Iterator[Iterate]):
 def descend(
     problem: Problem,
     *,
-    lr: float | str = AUTO,
+    lr: float | str | Sequence[float] = AUTO,
     steps: int,
     probes: Probes = (),
     known: Mapping[str, type[Probe]] | None = None,
@@ -104,7 +118,8 @@ def descend(
 
     Args:
         lr: η > 0, or ``auto``: `FRACTION` of 2/λ_max(θ_0); where λ_max(θ_0) is not positive,
-            `FRACTION` of the Polyak step (L − L_inf)/‖∇L‖² (`automatic_lr`).
+            `FRACTION` of the Polyak step (L − L_inf)/‖∇L‖² (`automatic_lr`). Or a list of rates,
+            the last of which stays, or the text of a rule (`blockframe.dynamics.schedule`).
         steps: how many steps are taken; ``steps + 1`` iterates are yielded.
         probes: what to observe, as names of ``known``, classes or instances.
         known: the probes that may be named, by name; the core's own by default.
@@ -137,7 +152,10 @@ def start(
 def begin(it: Iterate, options: Options) -> Descent:
     """The run from ``it`` on, its learning rate chosen."""
     rate, rule = (options.lr, "as given") if options.lr is not None else automatic_lr(it)
-    return Descent(it, lr=rate, lr_rule=rule, steps=options.steps, probes=options.probes)
+    return Descent(
+        it, lr=rate, lr_rule=rule, steps=options.steps, probes=options.probes,
+        schedule=options.schedule,
+    )  # fmt: skip
 
 
 def automatic_lr(it: Iterate) -> tuple[float, str]:

@@ -10,7 +10,8 @@ sides differ by less than the noise of the losses in them, ``holds`` is None.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 from attrs import frozen
 
@@ -24,9 +25,12 @@ NORMS = "norm recursion"
 NEIGHBOURHOOD = "neighbourhood"
 BALL = "ball"
 RATE = "rate"
+PL = "PL bound"
 
 PER_STEP = (MONOTONE, STABILITY, DESCENT, NORMS)
 PER_RUN = (NEIGHBOURHOOD, BALL, RATE)
+WHOLE = 2000
+"""Iterates of the longest run whose series and inequalities are all kept in a certificate."""
 
 
 @frozen
@@ -36,6 +40,7 @@ class Point:
     Attributes:
         sharpness, residual: λ_max(∇²L) and how far a true eigenvalue may be; None, 0: not measured.
         noise: what rounding may have changed the loss by.
+        roundoff: unit roundoff of the arithmetic that the network is evaluated in.
     """
 
     step: int
@@ -46,6 +51,7 @@ class Point:
     noise: float
     sharpness: float | None = None
     residual: float = 0.0
+    roundoff: float = 2.0**-53
 
     @classmethod
     def of(
@@ -61,7 +67,9 @@ class Point:
     ) -> Point:
         value, residual = sharpness or (None, 0.0)
         noise = UNITS * roundoff * (abs(loss) + norm * gradient_norm)
-        return cls(step, loss, gradient_norm, norm, pairing, noise, value, residual)
+        return cls(
+            step, loss, gradient_norm, norm, pairing, noise, value, residual, roundoff
+        )  # fmt: skip
 
     @property
     def slope(self) -> float:
@@ -142,41 +150,201 @@ def of_step(lr: float, a: Point, b: Point) -> list[Inequality]:
     return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
 
 
-def of_run(lr: float, points: Sequence[Point], infimum: float) -> list[Inequality]:
-    """What follows for the whole run, when every step was stable; else nothing follows.
+def of_tangent(
+    point: Point, excess: float, least: float, error: float, bound: float
+) -> list[Inequality]:
+    """The PL ratio at ``point`` is at least what follows from λ_min(K): docs/theory section 4.
 
-    With Λ the largest Λ_k, b the smallest with ⟨θ_k, ∇L_k⟩ ≥ −b, μ_k the PL ratio:
-    min‖∇L_k‖² ≤ 2(L_0 − L_inf)/(ηK(2 − ηΛ));
-    ‖θ_K‖² ≤ ‖θ_0‖² + 2ηbK + 2η/(2 − ηΛ)·(L_0 − L_inf);
-    L_K − L_inf ≤ ∏(1 − ημ_k(2 − ηΛ_k))·(L_0 − L_inf).
+    Rounding moves ‖∇L‖ = ‖DFᵀg‖ by up to `UNITS` units of roundoff of ‖DF‖‖g‖.
+
+    Args:
+        excess: L − L_inf.
+        least, error, bound: λ_min(K), its error, and the bound (probe ``tangent``).
     """
-    steps = len(points) - 1
-    found = [StepCurvature.between(lr, *points[k : k + 2]) for k in range(steps)]
-    curvatures = [c.value for c in found if c is not None]
-    if steps < 1 or len(curvatures) < steps or lr * max(curvatures) >= 2:
+    surely = max(0.0, least - error)
+    if not (excess > 0 and surely > 0 and bound > 0):
         return []
-    first, last = points[0], points[-1]
-    excess, slack = first.loss - infimum, 2 - lr * max(curvatures)
-    noise = first.noise + last.noise
-    least = min(p.slope for p in points[:-1])
-    b = smallest_b(p.pairing for p in points[:-1])
-    radius = first.norm * first.norm + 2 * lr * b * steps + 2 * lr / slack * excess
-    left = last.loss - infimum
-    rate, relative = excess, 0.0
-    for p, curvature in zip(points, curvatures, strict=False):
-        gap = p.loss - infimum
+    u = max(point.roundoff, 2.0**-53)
+    g = math.sqrt(bound * 2 * excess / surely)
+    noise = 2 * UNITS * u * math.sqrt(error / (2 * u)) * g * point.gradient_norm / (2 * excess)
+    ratio = point.slope / (2 * excess)
+    row = _compare(PL, point.step, bound, ratio, noise)
+    return [row] if math.isfinite(row.left) and math.isfinite(row.right) else []
+
+
+class Course:
+    """What follows from a run, taken up iterate by iterate (docs/theory section 6).
+
+    Every inequality is kept as long as there are no more than `WHOLE` iterates; of a longer run the
+    first violated one of each name, the first undecided and the one with the least margin, and
+    all of the first step on which one is violated.
+
+    Attributes:
+        counts: how many of each name were stated.
+    """
+
+    def __init__(self, infimum: float) -> None:
+        self.infimum = infimum
+        self.iterates = 0
+        self.counts: dict[str, int] = {}
+        self._rows: list[Inequality] | None = []
+        self._kept: dict[tuple[str, str], Inequality] = {}
+        self._violated = False
+        self._run = _Run()
+        self._edge = _Edge()
+        self._last: tuple[float, Point] | None = None
+
+    def add(
+        self, lr: float, point: Point, tangent: tuple[float, float, float] | None = None
+    ) -> None:
+        """The next iterate, and the rate of the step that leads on from it.
+
+        ``tangent``: the last three arguments of `of_tangent`.
+        """
+        rows = []
+        if self._last is not None:
+            rows += of_step(self._last[0], self._last[1], point)
+            self._run.step(*self._last, point, self.infimum)
+        if tangent is not None:
+            rows += of_tangent(point, point.loss - self.infimum, *tangent)
+        self._edge.add(lr, point, self._last[1] if self._last else None)
+        self._run.first = self._run.first or point
+        self._last = lr, point
+        self.iterates += 1
+        broken = self._violated or any(row.holds is False for row in rows)
+        for row in rows:
+            self._keep(row)
+            if broken and not self._violated:
+                self._kept[row.name, "beside"] = row
+        self._violated = broken
+        if self.iterates > WHOLE:
+            self._rows = None
+
+    def inequalities(self) -> tuple[Inequality, ...]:
+        """Those of the steps, then those of the whole run."""
+        if self._rows is not None:
+            steps = self._rows
+        else:
+            order = list(self.counts)
+            unique = {(i.step, order.index(i.name)): i for i in self._kept.values()}
+            steps = [unique[key] for key in sorted(unique)]
+        return (*steps, *self.of_run())
+
+    def of_run(self) -> list[Inequality]:
+        """Those of the whole run, as far as it has come; none if a step was not stable."""
+        return self._run.inequalities(self._last[1] if self._last else None, self.infimum)
+
+    def numbers(self) -> dict[str, Any]:
+        """Figures about the whole run, for its summary."""
+        run, numbers = self._run, dict[str, Any]()
+        if run.steps and run.steps == run.known:
+            numbers["curvature"] = run.curvature
+            numbers["directional_steps"] = run.directional
+            numbers["peaks_between_iterates"] = run.peaks
+        for inequality in self.of_run():
+            numbers[f"{inequality.name}_bound"] = inequality.right
+        if self._edge.first is not None:
+            numbers["edge_of_stability"] = self._edge.numbers()
+        return numbers
+
+    def _keep(self, row: Inequality) -> None:
+        self.counts[row.name] = self.counts.get(row.name, 0) + 1
+        if self._rows is not None:
+            self._rows.append(row)
+        if row.holds is not True:
+            self._kept.setdefault((row.name, str(row.holds)), row)
+        tightest = self._kept.get((row.name, "tightest"))
+        if tightest is None or row.margin < tightest.margin:
+            self._kept[row.name, "tightest"] = row
+
+
+class _Run:
+    """Sums over the steps of a run.
+
+    With Λ_k the curvature of step k, b the smallest with ⟨θ_k, ∇L_k⟩ ≥ −b, μ_k the PL ratio, all
+    η_kΛ_k < 2: min‖∇L_k‖² ≤ (L_0 − L_inf)/Ση_k(1 − η_kΛ_k/2);
+    ‖θ_K‖² ≤ ‖θ_0‖² + 2bΣη_k + max(2η_k/(2 − η_kΛ_k))·(L_0 − L_inf);
+    L_K − L_inf ≤ ∏(1 − η_kμ_k(2 − η_kΛ_k))·(L_0 − L_inf).
+    """
+
+    def __init__(self) -> None:
+        self.first: Point | None = None
+        self.steps = self.known = self.directional = self.peaks = 0
+        self.curvature = -math.inf
+        self.stable = True
+        self.time = self.gain = self.worst = self.relative = self.b = 0.0
+        self.least = math.inf
+        self.product = 1.0
+
+    def step(self, lr: float, a: Point, b: Point, infimum: float) -> None:
+        self.steps += 1
+        self.least = min(self.least, a.slope)
+        self.b = max(self.b, -a.pairing) if a.pairing == a.pairing else math.nan
+        found = StepCurvature.between(lr, a, b)
+        if found is None or not self.stable:
+            self.stable = False
+        else:
+            self.stable = lr * found.value < 2
+        if found is not None:
+            self.known += 1
+            self.curvature = max(self.curvature, found.value)
+            self.directional += found.directional
+            self.peaks += found.peak
+        if found is None or not self.stable:
+            return
+        slack = 2 - lr * found.value
+        self.time += lr
+        self.gain += lr * slack / 2
+        self.worst = max(self.worst, 2 * lr / slack)
+        gap = a.loss - infimum
         if gap > 0:  # at the infimum the gradient is 0, and the factor 1
-            rate *= 1 - lr * (2 - lr * curvature) * p.slope / (2 * gap)
-            relative += p.noise / gap
-    rounding = UNITS * 2.0**-53 * steps
-    norm = last.norm * last.norm
-    rows = [
-        _compare(NEIGHBOURHOOD, steps, least, 2 * excess / (lr * steps * slack),
-                 2 * noise / (lr * steps * slack)),
-        _compare(BALL, steps, norm, radius, rounding * (norm + radius) + 2 * lr / slack * noise),
-        _compare(RATE, steps, left, rate, last.noise + relative * abs(rate)),
-    ]  # fmt: skip
-    return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
+            self.product *= 1 - lr * slack * a.slope / (2 * gap)
+            self.relative += a.noise / gap
+
+    def inequalities(self, last: Point | None, infimum: float) -> list[Inequality]:
+        if self.first is None or last is None or not self.stable or not self.gain > 0:
+            return []
+        first, steps = self.first, self.steps
+        excess, noise = first.loss - infimum, first.noise + last.noise
+        square, norm = first.norm * first.norm, last.norm * last.norm
+        radius = square + 2 * self.b * self.time + self.worst * excess
+        rate, left = excess * self.product, last.loss - infimum
+        rounding = UNITS * 2.0**-53 * steps
+        rows = [
+            _compare(NEIGHBOURHOOD, steps, self.least, excess / self.gain, noise / self.gain),
+            _compare(BALL, steps, norm, radius, rounding * (norm + radius) + self.worst * noise),
+            _compare(RATE, steps, left, rate, last.noise + self.relative * abs(rate)),
+        ]
+        return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
+
+
+class _Edge:
+    """Where the sharpness reaches 2/η, and how it goes on: the edge of stability (Cohen, Kaur, Li,
+    Kolter and Talwalkar, ICLR 2021)."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.iterates = self.above = self.rises = 0
+        self.least, self.most = math.inf, -math.inf
+
+    def add(self, lr: float, point: Point, before: Point | None) -> None:
+        value = None if point.sharpness is None else lr * point.sharpness / 2
+        if self.first is not None and before is not None:
+            self.rises += point.loss > before.loss
+        if value is None:
+            return
+        if self.first is None and value >= 1:
+            self.first = point.step
+        if self.first is not None:
+            self.iterates += 1
+            self.above += value >= 1
+            self.least, self.most = min(self.least, value), max(self.most, value)
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "first": self.first, "iterates": self.iterates, "above": self.above,
+            "least": self.least, "most": self.most, "rises": self.rises,
+        }  # fmt: skip
 
 
 def smallest_b(pairings: Iterable[float]) -> float:

@@ -12,12 +12,11 @@ from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.losses import LOSSES, Loss
 from blockframe.dynamics.objective import Objective
 from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe
+from blockframe.dynamics.schedule import AUTO, Schedule, parse
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign, out_of_memory
 from blockframe.naming import lookup
 from blockframe.problem import Problem
-
-AUTO = "auto"
 
 Probes = Iterable[str | Probe | type[Probe]]
 
@@ -27,13 +26,15 @@ class Options:
     """What `blockframe.dynamics.descent.descend` is told, beside the problem.
 
     Attributes:
-        lr: η, or None to choose it.
+        lr: η_0, or None to choose it.
+        schedule: how η_k goes on from there.
         steps: how many are taken.
         probes: what observes them, by name.
         losses: those that a problem can name.
     """
 
     lr: float | None
+    schedule: Schedule
     steps: int
     probes: dict[str, Probe]
     losses: Mapping[str, Loss]
@@ -44,7 +45,7 @@ class Options:
     def of(
         cls,
         *,
-        lr: float | str = AUTO,
+        lr: float | str | Sequence[float] = AUTO,
         steps: int = 20,
         probes: Probes = (),
         known: Mapping[str, type[Probe]] | None = None,
@@ -59,18 +60,21 @@ class Options:
             InputError: one has no meaning.
             PluginError: a probe cannot be made.
         """
-        automatic = isinstance(lr, str) and lr == AUTO
-        rate = None if automatic else checks.positive(lr)
-        if rate is None and not automatic:
-            raise InputError(f"lr must be positive and finite, or 'auto', not {lr!r}", "Try auto.")
+        first, schedule = parse(lr)
         return cls(
-            lr=rate,
+            lr=first,
+            schedule=schedule,
             steps=checks.whole("steps", steps, 0),
             probes=_probes(probes, known or {p.name: p for p in (*PROBES, *ON_REQUEST)}),
             losses=losses or {loss.name: loss for loss in LOSSES},
             arithmetic=Arithmetic.named(device, dtype),
             seed=checks.seed(seed),
         )
+
+    @property
+    def rate(self) -> float | str | None:
+        """What was asked for: η, None to choose it, or the spelling of a schedule."""
+        return self.schedule.text or self.lr
 
     def observed_by(self, probes: Iterable[type[Probe]]) -> Options:
         """Also by ``probes``, first."""

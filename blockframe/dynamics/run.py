@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from blockframe.certificate.model import Inequality, Trajectory
+from blockframe.certificate.model import Trajectory
 from blockframe.dynamics.descent import Descent, begin, start
 from blockframe.dynamics.ending import COMPLETED, NetworkError, failed, interrupted
 from blockframe.dynamics.ending import out_of_memory as no_memory
-from blockframe.dynamics.inequalities import Point, StepCurvature, of_run, of_step
+from blockframe.dynamics.inequalities import Course
 from blockframe.dynamics.iterate import NoSecondDerivative
 from blockframe.dynamics.minimizer import find
-from blockframe.dynamics.options import AUTO, Options, Probes
+from blockframe.dynamics.options import Options, Probes
 from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe
+from blockframe.dynamics.schedule import AUTO
 from blockframe.dynamics.tangent import TangentTooLarge
 from blockframe.errors import BlockframeError, PluginError
 from blockframe.foreign import foreign, out_of_memory
@@ -33,7 +33,7 @@ def trajectory(
     problem: Problem,
     blocks: Mapping[str, Sequence[str]] | None = None,
     *,
-    lr: float | str = AUTO,
+    lr: float | str | Sequence[float] = AUTO,
     steps: int = 20,
     probes: Probes = (),
     known: Mapping[str, type[Probe]] | None = None,
@@ -111,7 +111,7 @@ def observe(
             lr_rule="as given" if options.lr else "not chosen",
         )
     rows: list[Row] = []
-    points: list[Point] = []
+    course = Course(first.objective.infimum)
     unavailable: dict[str, str] = {}
     stopped, minimizer = "", None
     try:
@@ -121,9 +121,9 @@ def observe(
                 continue
             if it.step == 0:
                 unavailable = _drop_unavailable(run)
-            row, point = it.observe_all(), it.point
-            rows.append(row)
-            points.append(point)
+            row = it.observe_all()
+            course.add(it.lr, it.point, _tangent(row))
+            rows.append(row if run.schedule.constant else {"lr": it.lr, **row})
             if progress:
                 progress.step(it.step, options.steps, f"loss {it.loss:.4g}")
         minimizer = find(run.start.objective) if run.ended == COMPLETED else None
@@ -131,8 +131,6 @@ def observe(
         stopped = _broken_off(error, len(rows))
     names = dict.fromkeys(name for row in rows for name in row)
     series = {name: [row.get(name) for row in rows] for name in names}
-    inequalities = [i for a, b in pairwise(points) for i in of_step(run.lr, a, b)]
-    whole = of_run(run.lr, points, run.start.objective.infimum)
     summaries = _summaries(run.probes, series, unavailable)
     return Trajectory(
         lr=run.lr,
@@ -143,9 +141,10 @@ def observe(
         ended=stopped or run.ended,
         lr_rule=run.lr_rule,
         series=series,
-        inequalities=(*inequalities, *whole),
+        inequalities=course.inequalities(),
         summary={
-            **_numbers(run, points, whole),
+            **_numbers(run),
+            **course.numbers(),
             **summaries,
             **({"minimizer": asdict(minimizer)} if minimizer else {}),
             **({"unavailable": unavailable} if unavailable else {}),
@@ -178,24 +177,23 @@ def _drop_unavailable(run: Descent) -> dict[str, str]:
     return reasons
 
 
-def _numbers(run: Descent, points: list[Point], whole: list[Inequality]) -> dict[str, Any]:
-    """Of the whole run: docs/theory section 6."""
+def _tangent(row: Row) -> tuple[float, float, float] | None:
+    """λ_min(K), its error and the bound of the PL ratio, where they were observed."""
+    least, error, bound = (row.get(f"tangent{key}") for key in ("", ".error", ".pl_bound"))
+    if least is None or error is None or bound is None:
+        return None
+    return least, error, bound
+
+
+def _numbers(run: Descent) -> dict[str, Any]:
+    """Where and on what it ran."""
     objective = run.start.objective
-    found = [StepCurvature.between(run.lr, a, b) for a, b in pairwise(points)]
-    known = [c for c in found if c is not None]
-    numbers: dict[str, Any] = {
+    return {
         "device": objective.arithmetic.device_name,
         "dtype": objective.arithmetic.dtype_name,
         "parameters": objective.start.numel(),
         "loss_infimum": objective.infimum,
     }
-    if known and len(known) == len(found):
-        numbers["curvature"] = max(c.value for c in known)
-        numbers["directional_steps"] = sum(c.directional for c in known)
-        numbers["peaks_between_iterates"] = sum(c.peak for c in known)
-    for inequality in whole:
-        numbers[f"{inequality.name}_bound"] = inequality.right
-    return numbers
 
 
 def _summaries(

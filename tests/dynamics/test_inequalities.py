@@ -18,10 +18,10 @@ from blockframe.dynamics.inequalities import (
     PER_STEP,
     RATE,
     STABILITY,
+    Course,
     Point,
     StepCurvature,
     directional_smoothness,
-    of_run,
     of_step,
     smallest_b,
 )
@@ -47,6 +47,13 @@ def quadratic(lr: float, steps: int, *, curvature: float = 1.0, w: float = 1.0) 
         )
         w -= lr * g
     return points
+
+
+def of_run(lr: float, points: list[Point], infimum: float) -> list[Inequality]:
+    course = Course(infimum)
+    for p in points:
+        course.add(lr, p)
+    return course.of_run()
 
 
 def named(rows: list[Inequality]) -> dict[str, Inequality]:

@@ -24,8 +24,8 @@ class DescentLemma(Probe):
         before = it.previous
         if before is None:
             return {"curvature": None, "margin": None}
-        found = StepCurvature.between(it.lr, before.point, it.point)
-        rows = [i for i in of_step(it.lr, before.point, it.point) if i.name == DESCENT]
+        found = StepCurvature.between(before.lr, before.point, it.point)
+        rows = [i for i in of_step(before.lr, before.point, it.point) if i.name == DESCENT]
         return {
             "curvature": found.value if found else None,
             "margin": rows[0].margin if rows else None,

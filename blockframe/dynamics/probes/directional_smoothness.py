@@ -18,4 +18,4 @@ class DirectionalSmoothness(Probe):
         before = it.previous
         if before is None:
             return None
-        return directional_smoothness(it.lr, before.loss, before.gradient_norm, it.loss)
+        return directional_smoothness(before.lr, before.loss, before.gradient_norm, it.loss)

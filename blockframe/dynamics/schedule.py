@@ -1,0 +1,124 @@
+"""Learning rates that change along a run: η_k as a function of k."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from blockframe import checks
+from blockframe.errors import InputError
+
+AUTO = "auto"
+FORMS = "auto, a number, a list (0.1,0.05), linear:A:B, cosine:A:B or step:A:F:N"
+"""What ``--lr`` takes; A may be ``auto``."""
+
+_ARGUMENTS = {"linear": 1, "cosine": 1, "step": 2}
+
+
+@frozen
+class Schedule:
+    """η_k, given η_0.
+
+    With K steps and t = k/(K − 1), at most 1 (0 where K < 2):
+
+    * ``constant``: η_0;
+    * ``list``: the k-th of ``numbers``, the last one from there on;
+    * ``linear`` to B: η_0 + (B − η_0)t;
+    * ``cosine`` to B: B + (η_0 − B)(1 + cos πt)/2 (Loshchilov and Hutter 2017);
+    * ``step`` by F every N: η_0 · F^⌊k/N⌋.
+
+    Attributes:
+        numbers: of a list, all; B; or F and N.
+        text: how ``--lr`` spells it; "" if it is constant.
+    """
+
+    kind: str = "constant"
+    numbers: tuple[float, ...] = ()
+    text: str = ""
+
+    @property
+    def constant(self) -> bool:
+        return self.kind == "constant"
+
+    @property
+    def by_length(self) -> bool:
+        """Whether η_k depends on how many steps are taken in all."""
+        return self.kind in ("linear", "cosine")
+
+    def rate(self, first: float, step: int, steps: int) -> float:
+        """η of ``step``, η_0 being ``first``, of ``steps`` in all."""
+        t = min(step / (steps - 1), 1.0) if steps > 1 else 0.0
+        match self.kind:
+            case "list":
+                return self.numbers[min(step, len(self.numbers) - 1)]
+            case "linear":
+                return first + (self.numbers[0] - first) * t
+            case "cosine":
+                last = self.numbers[0]
+                return last + (first - last) * (1 + math.cos(math.pi * t)) / 2
+            case "step":
+                factor, every = self.numbers
+                power: float = factor ** (step // int(every))
+                return first * power
+        return first
+
+
+def parse(lr: object) -> tuple[float | None, Schedule]:
+    """η_0, or None where it is to be chosen, and how it goes on.
+
+    Args:
+        lr: a number, a sequence of them, or a text (`FORMS`).
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(lr, Sequence) and not isinstance(lr, str):
+        return _listed(tuple(_positive(x, lr) for x in lr), lr)
+    if not isinstance(lr, str):
+        return _positive(lr, lr), Schedule()
+    text = lr.strip()
+    if "," in text:
+        return _listed(tuple(_number(x, lr) for x in text.split(",")), lr)
+    kind, *arguments = text.split(":")
+    if kind in _ARGUMENTS:
+        return _named(kind, arguments, lr)
+    return (None if text == AUTO else _number(text, lr)), Schedule()
+
+
+def _listed(numbers: tuple[float, ...], lr: object) -> tuple[float, Schedule]:
+    if not numbers:
+        raise _refused(lr)
+    text = ",".join(map(repr, numbers))
+    return numbers[0], Schedule("list", numbers, text) if len(numbers) > 1 else Schedule()
+
+
+def _named(kind: str, arguments: list[str], lr: str) -> tuple[float | None, Schedule]:
+    if len(arguments) != 1 + _ARGUMENTS[kind]:
+        raise _refused(lr)
+    first = None if arguments[0].strip() == AUTO else _number(arguments[0], lr)
+    numbers = tuple(_number(x, lr) for x in arguments[1:])
+    if kind == "step" and not numbers[1].is_integer():
+        raise _refused(lr)
+    spelled = [repr(int(x)) if x.is_integer() else repr(x) for x in numbers]
+    text = ":".join([kind, AUTO if first is None else repr(first), *spelled])
+    return first, Schedule(kind, numbers, text)
+
+
+def _number(text: str, lr: object) -> float:
+    try:
+        return _positive(float(text), lr)
+    except ValueError:
+        raise _refused(lr) from None
+
+
+def _positive(value: object, lr: object) -> float:
+    number = checks.positive(value)
+    if number is None:
+        raise _refused(lr)
+    return number
+
+
+def _refused(lr: object) -> InputError:
+    return InputError(f"lr must be positive and finite, or 'auto', not {lr!r}", f"Give {FORMS}.")
