@@ -17,7 +17,7 @@ from blockframe.certificate.model import Inequality, Journal, Trajectory
 
 LONGEST = 2 << 30
 """Bytes of the longest journal that is read."""
-FORMAT = "blockframe.journal/1"
+FORMAT = "blockframe.steps/1"
 
 _WHERE = "trajectory.journal"
 
@@ -56,20 +56,22 @@ def thinned(values: Sequence[float | None], stride: int) -> list[float | None]:
     return [v for k, v in enumerate(values) if k % stride == 0 or k == last]
 
 
-def condensed(iterates: Iterable[Sequence[Inequality]]) -> tuple[list[Inequality], dict[str, int]]:
+def condensed(
+    iterates: Iterable[Sequence[Inequality]],
+) -> tuple[list[Inequality], dict[str, list[int]]]:
     """Which of the inequalities at each iterate the certificate of a long run states, and how many
-    there are of each name.
+    of each name hold, are undecided, are violated.
 
     The first violated one of each name, the first undecided, the one with the least margin (the
     first of these), and all at the first iterate at which one is violated.
     """
     kept: dict[tuple[str, str], Inequality] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, list[int]] = {}
     violated = False
     for rows in iterates:
         broken = violated or any(row.holds is False for row in rows)
         for row in rows:
-            counts[row.name] = counts.get(row.name, 0) + 1
+            counts.setdefault(row.name, [0, 0, 0])[(True, None, False).index(row.holds)] += 1
             if row.holds is not True:
                 kept.setdefault((row.name, str(row.holds)), row)
             least = kept.get((row.name, "least"))
@@ -108,7 +110,7 @@ def _rows(ledger: Ledger, content: bytes, iterates: int) -> list[dict[str, float
         return None
     for k, line in enumerate(lines):
         entries = _entries(line)
-        if entries is None or (k == 0 and entries.get("journal") != FORMAT):
+        if entries is None or (k == 0 and entries.get("format") != FORMAT):
             ledger.reject(f"{_WHERE}, line {k + 1}", quoted(line[:80].decode(errors="replace")),
                           "it is no line of a journal")  # fmt: skip
             return None

@@ -34,7 +34,7 @@ class Recipe:
     """What was asked for: enough to do it again (``blockframe verify --replay``).
 
     The options of `blockframe.certify`; ``spec`` is None where the target was given in Python,
-    ``lr`` where it was to be chosen, a text where it follows a rule; ``probes`` are names.
+    ``lr`` where it was to be chosen, a text where it follows a rule; ``probes`` are names; ``memory`` is in bytes.
     """
 
     spec: str | None
@@ -51,6 +51,7 @@ class Recipe:
     device: str = "auto"
     dtype: str | None = None
     probes: tuple[str, ...] = ()
+    memory: int | None = None
 
 
 @frozen
@@ -95,14 +96,14 @@ class Journal:
     """The file that holds every iterate of a long run, one JSON object per line (docs/certificate).
 
     ``file`` is a plain name, beside the certificate; ``counts``: how many inequalities of each name
-    follow from it.
+    follow from it: held, undecided, violated.
     """
 
     file: str
     sha256: str
     iterates: int
     stride: int  # every how manieth iterate stands in the certificate itself
-    counts: dict[str, int]
+    counts: dict[str, list[int]]
 
 
 @frozen

@@ -231,9 +231,10 @@ def _scheduled(asked: str, first: float, k: int, steps: int) -> float | None:
     t = min(k / (steps - 1), 1.0) if steps > 1 else 0.0
     match kind, numbers:
         case "linear", [float(last)]:
-            return first + (last - first) * t
+            return first * (1 - t) + last * t
         case "cosine", [float(last)]:
-            return last + (first - last) * (1 + math.cos(math.pi * t)) / 2
+            weight = (1 + math.cos(math.pi * t)) / 2
+            return first * weight + last * (1 - weight)
         case "step", [float(factor), float(every)] if every >= 1:
             power: float = factor ** (k // int(every))
             return first * power

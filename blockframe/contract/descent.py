@@ -112,11 +112,13 @@ def _sharp(trajectory: Trajectory) -> list[Finding]:
         return []
     step, value = steps[0]
     limit = min(trajectory.rate(k) / x for k, x in steps)
+    after = [x for x in stability[step:] if x is not None]
     return [
         Finding(
             SHARP,
             f"{SHARPNESS} = {value:.4g} ≥ 1, first at step {step}, in all at {len(steps)} of the "
-            f"{len(stability)} iterates: there the descent rests on the directional smoothness",
+            f"{len(stability)} iterates, between {min(after):.4g} and {max(after):.4g} from there "
+            "on: there the descent rests on the directional smoothness",
             witness={"step": step, SHARPNESS: value, "lr": trajectory.rate(step)},
             help=CODES[SHARP].advice(limit=f"{limit:.3g}"),
         )
@@ -191,7 +193,7 @@ def _missing(trajectory: Trajectory) -> str:
     """The first step and inequality that the trajectory does not speak of; "" if none."""
     if trajectory.journal is not None:
         counts = trajectory.journal.counts
-        short = [name for name in PER_STEP if counts.get(name, 0) < trajectory.completed]
+        short = [n for n in PER_STEP if sum(counts.get(n, ())) < trajectory.completed]
         return f"{short[0]} on every step" if short else ""
     there = {(i.step, i.name) for i in trajectory.inequalities}
     wanted = ((step, name) for step in range(trajectory.completed) for name in PER_STEP)

@@ -175,18 +175,19 @@ def of_tangent(
 class Course:
     """What follows from a run, taken up iterate by iterate (docs/theory section 6).
 
-    Every inequality is kept as long as there are no more than `WHOLE` iterates; of a longer run the
+    Every inequality is kept as long as there are no more than ``whole`` iterates; of a longer run the
     first violated one of each name, the first undecided and the one with the least margin, and
     all of the first step on which one is violated.
 
     Attributes:
-        counts: how many of each name were stated.
+        counts: of the inequalities of each name, how many hold, are undecided, are violated.
     """
 
-    def __init__(self, infimum: float) -> None:
+    def __init__(self, infimum: float, whole: float = WHOLE) -> None:
         self.infimum = infimum
+        self.whole = whole
         self.iterates = 0
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, list[int]] = {}
         self._rows: list[Inequality] | None = []
         self._kept: dict[tuple[str, str], Inequality] = {}
         self._violated = False
@@ -217,7 +218,7 @@ class Course:
             if broken and not self._violated:
                 self._kept[row.name, "beside"] = row
         self._violated = broken
-        if self.iterates > WHOLE:
+        if self.iterates > self.whole:
             self._rows = None
 
     def inequalities(self) -> tuple[Inequality, ...]:
@@ -248,7 +249,7 @@ class Course:
         return numbers
 
     def _keep(self, row: Inequality) -> None:
-        self.counts[row.name] = self.counts.get(row.name, 0) + 1
+        self.counts.setdefault(row.name, [0, 0, 0])[(True, None, False).index(row.holds)] += 1
         if self._rows is not None:
             self._rows.append(row)
         if row.holds is not True:

@@ -25,8 +25,8 @@ class Schedule:
 
     * ``constant``: η_0;
     * ``list``: the k-th of ``numbers``, the last one from there on;
-    * ``linear`` to B: η_0 + (B − η_0)t;
-    * ``cosine`` to B: B + (η_0 − B)(1 + cos πt)/2 (Loshchilov and Hutter 2017);
+    * ``linear`` to B: η_0(1 − t) + Bt;
+    * ``cosine`` to B: η_0w + B(1 − w), w = (1 + cos πt)/2 (Loshchilov and Hutter 2017);
     * ``step`` by F every N: η_0 · F^⌊k/N⌋.
 
     Attributes:
@@ -54,10 +54,10 @@ class Schedule:
             case "list":
                 return self.numbers[min(step, len(self.numbers) - 1)]
             case "linear":
-                return first + (self.numbers[0] - first) * t
+                return first * (1 - t) + self.numbers[0] * t
             case "cosine":
-                last = self.numbers[0]
-                return last + (first - last) * (1 + math.cos(math.pi * t)) / 2
+                weight = (1 + math.cos(math.pi * t)) / 2
+                return first * weight + self.numbers[0] * (1 - weight)
             case "step":
                 factor, every = self.numbers
                 power: float = factor ** (step // int(every))

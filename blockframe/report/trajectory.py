@@ -42,7 +42,7 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
         sheet.table(
             rows, ("", "first → last", "course", "least to greatest"), drop=(2, 3), indent=4
         )
-    held = [_held(group) for group in _by_name(trajectory.inequalities)]
+    held = [_held(name, counts) for name, counts in _counts(trajectory).items()]
     if held:
         sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
     for violated in _violations(trajectory.inequalities):
@@ -96,19 +96,20 @@ def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[st
     )
 
 
-def _by_name(inequalities: Sequence[Inequality]) -> list[list[Inequality]]:
-    groups: dict[str, list[Inequality]] = {}
-    for inequality in inequalities:
-        groups.setdefault(inequality.name, []).append(inequality)
-    return list(groups.values())
+def _counts(trajectory: Trajectory) -> dict[str, list[int]]:
+    """Of the inequalities of each name, how many hold, are undecided, are violated."""
+    counts = dict(trajectory.journal.counts) if trajectory.journal is not None else {}
+    for i in trajectory.inequalities:
+        if trajectory.journal is None or i.name not in trajectory.journal.counts:
+            counts.setdefault(i.name, [0, 0, 0])[(True, None, False).index(i.holds)] += 1
+    return counts
 
 
-def _held(group: Sequence[Inequality]) -> str:
+def _held(name: str, counts: Sequence[int]) -> str:
     """``descent lemma 19 of 20 (1 within rounding)``."""
-    held = sum(i.holds is True for i in group)
-    undecided = sum(i.holds is None for i in group)
+    held, undecided, _ = counts
     rounding = f" ({undecided} within rounding)" if undecided else ""
-    return f"{group[0].name} {held} of {len(group)}{rounding}"
+    return f"{name} {held} of {sum(counts)}{rounding}"
 
 
 def _violations(inequalities: Sequence[Inequality]) -> list[str]:
