@@ -5,21 +5,27 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+from attrs import asdict, evolve
 
 from blockframe import checks
 from blockframe.analysis import Analysis
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.blocks import Block, BlockChain
 from blockframe.certificate.model import BlockSummary, Certificate, Recipe, Subject, Trajectory
+from blockframe.certificate.store import prepare
 from blockframe.contract.claim import Claim
 from blockframe.contract.contract import Contract
 from blockframe.contract.descent import descent_claim, no_descent_claim
 from blockframe.digests import digests
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.probes import PROBES, Probe
-from blockframe.dynamics.run import observe, run_options
+from blockframe.dynamics.record import Place
+from blockframe.dynamics.run import observe, run_options, thinned
 from blockframe.errors import CaptureError, InputError
 from blockframe.plugins import Registry, core_version, load_plugins
 from blockframe.problem import Problem, Request
@@ -30,9 +36,9 @@ from blockframe.scaling.rates import (
     LearningRates,
     Region,
     guaranteed,
-    measured,
     start_norm,
 )
+from blockframe.scaling.stable import Search, Start, each, look
 
 TRUST = (
     "PyTorch's trace: torch.export records every operation of the forward (checked against the "
@@ -103,6 +109,7 @@ def descend(
     device: str | None = "auto",
     dtype: str | None = None,
     seed: int = 0,
+    memory: int | str | None = None,
     registry: Registry | None = None,
     **options: Any,
 ) -> Iterator[Iterate]:
@@ -121,7 +128,7 @@ def descend(
     problem = load(target, seed=seed, registry=registry, **options)
     return run(
         _runnable(problem), lr=lr, steps=steps, probes=probes, known=registry.probes(),
-        losses=registry.losses(), device=device, dtype=dtype, seed=seed,
+        losses=registry.losses(), device=device, dtype=dtype, seed=seed, memory=memory,
     )  # fmt: skip
 
 
@@ -130,9 +137,15 @@ def learning_rates(
     *,
     radius: float = 2.0,
     centre: str = "zero",
+    stable: bool = False,
+    steps: int = 50,
+    width: float = 0.02,
+    seeds: int = 1,
+    jobs: int = 1,
     device: str | None = "auto",
     dtype: str | None = None,
     seed: int = 0,
+    memory: int | str | None = None,
     registry: Registry | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -144,14 +157,21 @@ def learning_rates(
     Args:
         radius: of the ball on which a rate is guaranteed, in units of |θ_0|.
         centre: of that ball: ``zero``, or ``start`` for θ_0.
-        device, dtype: of the measurement; the bound is about real numbers.
+        stable: also bracket the largest rate that is stable over ``steps`` steps, by runs, to the
+            relative ``width`` (`blockframe.scaling.stable`).
+        seeds: how many starts to look at, of ``seed`` and the seeds that follow it; the guaranteed
+            rate is that of the first.
+        jobs: processes for that, on the CPU. Where there are several, each resolves a ``target``
+            that must be a spec, with the plugins that are installed.
+        device, dtype, memory: of what is measured; the bound is about real numbers.
 
     Raises:
         CaptureError: the forward is not one traced function.
-        InputError: there are no targets, or the ball is none that θ_0 lies in.
+        InputError: there are no targets, or the ball is none that θ_0 lies in; ``seeds`` make no
+            difference.
         SpecError, PluginError: see `load`.
     """
-    progress, registry = _listening(progress), _known(registry)
+    progress, known = _listening(progress), _known(registry)
     if centre not in ("zero", "start"):
         raise InputError(f"centre is {centre!r}", "Give zero or start.")
     factor = checks.positive(radius)
@@ -160,16 +180,25 @@ def learning_rates(
             f"radius must be a number of at least 1 about zero, positive about the start; it is "
             f"{radius!r}", "It counts in units of |θ_0|, and θ_0 must lie in the ball.",
         )  # fmt: skip
+    narrow = checks.positive(width)
+    if narrow is None or not _NARROWEST <= narrow <= 1:
+        raise InputError(f"width must be from {_NARROWEST} to 1, not {width!r}", "Try 0.02.")
+    asked = Search(checks.whole("steps", steps, 1), narrow)
+    search = asked if checks.flag("stable", stable) else None
     run = run_options(
-        lr="auto", steps=0, known=registry.probes(), losses=registry.losses(), device=device,
-        dtype=dtype, seed=seed,
+        lr="auto", steps=0, known=known.probes(), losses=known.losses(), device=device,
+        dtype=dtype, seed=seed, memory=memory,
     )  # fmt: skip
+    last = checks.seed(run.seed + checks.whole("seeds", seeds, 1) - 1)
+    aside = min(checks.whole("jobs", jobs, 1), seeds)
+    if aside > 1 and not isinstance(target, str):
+        raise InputError("several jobs cannot share a target given in Python", "Leave out jobs.")
     progress.stage("resolving")
-    problem = load(target, seed=seed, registry=registry, **options)
+    problem = load(target, seed=seed, registry=known, **options)
     runnable = _runnable(problem)
     run.try_on(runnable)
     progress.stage("tracing")
-    analysis = Analysis.of(runnable, Catalogue.of(registry.atoms()), _cut(registry))
+    analysis = Analysis.of(runnable, Catalogue.of(known.atoms()), _cut(known))
     loss = run.losses[runnable.loss]
     progress.stage("bounding the Hessian")
     norm = start_norm(analysis)
@@ -179,9 +208,42 @@ def learning_rates(
     else:
         guarantee = Guarantee(ball, why_not="θ₀ = 0, and a ball in units of |θ₀| is one point")
     at_start = guaranteed(analysis, loss, Region(0.0, about_start=True))
-    progress.stage("measuring the Hessian")
+    progress.stage("looking for stable rates" if stable else "measuring the Hessian")
+    aside = aside if run.arithmetic.device.type == "cpu" else 1
+    starts = each(
+        partial(
+            _start, target, registry=None if aside > 1 else known, device=device, dtype=dtype,
+            memory=memory, options=options, search=search,
+        ),
+        range(run.seed, last + 1), aside, progress,
+    )  # fmt: skip
     subject = _subject(problem, analysis, options.get("settings"))
-    return LearningRates(subject, norm, guarantee, at_start, measured(runnable, run))
+    return LearningRates(subject, norm, guarantee, at_start, starts[0].measured, starts, search)
+
+
+_NARROWEST = 1e-6
+"""Relative width of a bracket of rates: below it rounding decides what is stable."""
+
+
+def _start(
+    target: object,
+    seed: int,
+    *,
+    registry: Registry | None,
+    device: str | None,
+    dtype: str | None,
+    memory: int | str | None,
+    options: Mapping[str, Any],
+    search: Search | None,
+) -> Start:
+    """What is to be known of the start that belongs to one seed; also in a process of its own."""
+    registry = _known(registry)
+    run = run_options(
+        lr="auto", steps=0, known=registry.probes(), losses=registry.losses(), device=device,
+        dtype=dtype, seed=seed, memory=memory,
+    )  # fmt: skip
+    problem = load(target, seed=seed, registry=registry, **options)
+    return look(_runnable(problem), run, seed, search)
 
 
 def certify(
@@ -200,6 +262,9 @@ def certify(
     full: bool = False,
     probes: Iterable[str | Probe | type[Probe]] = (),
     samples: int | None = None,
+    memory: int | str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
     registry: Registry | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
@@ -208,21 +273,25 @@ def certify(
     Args:
         target: a spec, a `Problem`, (module, inputs) or (module, inputs, targets).
         static_only: leave out gradient descent.
-        steps, lr, device, dtype, probes: of gradient descent (`descend`).
+        steps, lr, device, dtype, probes, memory: of gradient descent (`descend`).
         loss, data, init, settings, seed, full, samples: what the spec resolves to (`load`).
+        out: a directory in which the run is kept while it goes (docs/cli, Long runs); the
+            certificate itself is not written.
+        resume: go on with the run in ``out``, if there is one.
         registry: the plugins to use; by default those that are installed.
         progress: told what is being done.
 
     Raises:
-        SpecError, InputError, PluginError: as of `load` and `descend`. A network that cannot be
-            traced is no error: its certificate says UNKNOWN, and why.
+        SpecError, InputError, PluginError: as of `load` and `descend`; or the run in ``out`` is
+            another one, or would be lost. A network that cannot be traced is no error: its
+            certificate says UNKNOWN, and why.
     """
     progress = _listening(progress)
     registry = _known(registry)
     checks.flag("static_only", static_only)
     options = run_options(
         lr=lr, steps=steps, probes=probes, known=registry.probes(), losses=registry.losses(),
-        device=device, dtype=dtype, seed=seed,
+        device=device, dtype=dtype, seed=seed, memory=memory,
     )  # fmt: skip
     progress.stage("resolving")
     problem = load(
@@ -236,12 +305,14 @@ def certify(
         data=None if data is None else str(data),
         samples=None if samples is None else int(samples),
         loss=loss, init=init, seed=options.seed, full=full, static_only=static_only,
-        steps=options.steps, lr=options.lr, device=str(device or "auto"),
+        steps=options.steps, lr=options.rate, device=str(device or "auto"),
         dtype=None if dtype is None else str(dtype).removeprefix("torch."),
         probes=tuple(name for name in options.probes if name not in core),
+        memory=options.memory,
     )  # fmt: skip
     contract = Contract.of(registry.clauses())
     observed = not static_only and _has_data(problem)
+    place = _place(out, resume, _name(target, problem)) if observed else None
     if observed:
         options.try_on(_runnable(problem))
     progress.stage("tracing")
@@ -254,17 +325,38 @@ def certify(
         return _assembled(subject, contract.refused(refusal), None, recipe)
     progress.stage("deciding the contract")
     claims = contract.decide(analysis)
-    run = None
+    run, subject = None, _subject(problem, analysis, settings, recipe)
     if not static_only and not observed:
         claims = [*claims, no_descent_claim(problem)]
     if observed:
         measured = analysis.measured or analysis
+        if place is not None:
+            place = evolve(place, about={"recipe": asdict(recipe), "digests": subject.digests})
         run = observe(
-            _runnable(problem), options, _parameters(measured.chain),
-            scale="full" if problem.has_weights else "proxy", progress=progress,
+            _runnable(problem), evolve(options, analysis=measured), _parameters(measured.chain),
+            scale="full" if problem.has_weights else "proxy", progress=progress, place=place,
         )  # fmt: skip
         claims = [*contract.observe(analysis, claims, run), descent_claim(run)]
-    return _assembled(_subject(problem, analysis, settings, recipe), claims, run, recipe)
+        run = thinned(run)
+    return _assembled(subject, claims, run, recipe)
+
+
+def _place(out: str | Path | None, resume: bool, name: str) -> Place | None:
+    """Where the run is kept.
+
+    Raises:
+        InputError: nowhere, and it is to be resumed; or what is there would be lost.
+    """
+    checks.flag("resume", resume)
+    if out is None:
+        if resume:
+            raise InputError("there is nothing to resume", "Give --out, where the run is kept.")
+        return None
+    if not isinstance(out, str | Path):
+        raise InputError(f"out is {out!r}", "Give the name of a directory, or None.")
+    place = Place.of(prepare(Path(out)), name, resume=resume)
+    place.check()
+    return place
 
 
 def _known(registry: Registry | None) -> Registry:
@@ -327,6 +419,11 @@ def summary(block: Block) -> BlockSummary:
         }
     state = tuple(shape or () for shape in block.state)
     return BlockSummary(block.name, block.role, block.parameters, residual, state)
+
+
+def _name(target: object, problem: Problem) -> str:
+    """What the files of ``target`` are called after."""
+    return target if isinstance(target, str) else problem.spec or type(problem.module).__name__
 
 
 def _subject(

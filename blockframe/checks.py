@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -54,6 +55,33 @@ def positive(value: object) -> float | None:
     except OverflowError:  # an integer that no float holds
         return None
     return number if math.isfinite(number) and number > 0 else None
+
+
+_UNITS = {
+    unit: base**power
+    for base, units in ((1000, "B kB MB GB TB"), (1024, "B KiB MiB GiB TiB"))
+    for power, unit in enumerate(units.split())
+}
+
+
+def size(name: str, value: object) -> int:
+    """``value`` as a number of bytes: a positive whole number, or a text like ``4GiB``.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*", value)
+        units = {unit.lower(): factor for unit, factor in _UNITS.items()}
+        factor = units.get((match[2] or "B").lower()) if match else None
+        number = float(match[1]) * factor if match and factor else math.nan
+        if not 1 <= number < 2**63:
+            raise InputError(
+                f"{name} must be a size such as 4GiB or 800MB, not {value!r}",
+                f"Give a number and one of {', '.join(_UNITS)}.",
+            )
+        return int(number)
+    return whole(name, value, 1, 2**63 - 1)
 
 
 def text(name: str, value: object, instead: str) -> str:

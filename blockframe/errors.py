@@ -44,6 +44,16 @@ class PluginError(BlockframeError):
     """A plugin that could not be loaded, or that broke the hook contract."""
 
 
+LESS_MEMORY = "Try fewer --samples, --memory, or --dtype float32."
+
+
+class OutOfMemory(BlockframeError, MemoryError):
+    """The memory of the device ran out while a network ran; the message is the allocator's."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"out of memory ({said})" if said else "out of memory", LESS_MEMORY)
+
+
 class CaptureError(BlockframeError):
     """The model's forward is not one traced function.
 

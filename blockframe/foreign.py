@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from blockframe.errors import BlockframeError
+from blockframe.errors import BlockframeError, OutOfMemory
 
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
 _NOT_TO_BLAME = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen ")
 
 
@@ -23,16 +24,16 @@ def foreign(complain: Callable[[str], BlockframeError], *, file: str = "") -> It
     """Run foreign code; what it raises becomes ``complain(description)``.
 
     A `BlockframeError` of its own passes unchanged, and so does Ctrl-C. Running out of memory, in
-    whatever words, is a `MemoryError`.
+    whatever words, is `OutOfMemory`, which is a `MemoryError`, too.
     ``file``: the source file to blame where it is on the stack; otherwise the innermost frame is.
     """
     try:
         yield
-    except (BlockframeError, MemoryError):
+    except BlockframeError:
         raise
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
-            raise MemoryError(_text(error)) from error
+            raise OutOfMemory(_allocator(_text(error))) from error
         raise complain(describe(error, file)) from error
 
 
@@ -43,7 +44,7 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in _text(error)
+    return isinstance(error, RuntimeError) and _CPU_ALLOCATOR in _text(error)
 
 
 def describe(error: BaseException, file: str = "") -> str:
@@ -60,6 +61,12 @@ def _text(error: BaseException) -> str:
         return " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     except (Exception, SystemExit):  # noqa: BLE001 - the error that is described is what counts
         return ""
+
+
+def _allocator(text: str) -> str:
+    """The sentence that counts; all that an allocator says fills a screen."""
+    _, cpu, rest = text.partition(_CPU_ALLOCATOR)
+    return (cpu + rest if cpu else text).partition(". ")[0].rstrip(".")
 
 
 def location(error: BaseException, file: str = "") -> str:

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from blockframe import checks
 from blockframe.errors import InputError
+from blockframe.initialize import Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,8 @@ class Request:
         data: ``--data``: a dataset name, a file, ``random``, or None for the resolver's default.
         datasets: what plugins contribute for ``data`` to name (`blockframe.data.find`).
         loss: ``--loss``: a loss name, or None for the resolver's default.
-        init: ``default``, ``xavier``, ``he`` or ``lecun``.
+        init: ``default``, ``xavier``, ``he``, ``lecun`` or ``orthogonal``, and a scale if there
+            is one (``xavier:0.5``, `blockframe.initialize.Scheme`).
         samples: how many samples (sequences, images, rows) to use, or None for the default.
         seed: seeds weights, random data and everything else drawn at random.
         full: build real weights at full size (``--full``); otherwise a large model is returned
@@ -53,7 +55,8 @@ class Request:
             checks.text("data", self.data, "Give the name of a data set, a file, or random.")
         if self.loss is not None:
             checks.text("loss", self.loss, "Give the name of a loss: mse or ce.")
-        checks.text("init", self.init, "Give default, xavier, he or lecun.")
+        checks.text("init", self.init, "Give default, or xavier.")
+        Scheme.of(self.init)
         checks.flag("full", self.full)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blockframe.errors import InputError
+from blockframe.errors import InputError, OutOfMemory
 from blockframe.foreign import describe, foreign, out_of_memory
 from blockframe.problem import Problem, Request
 from blockframe.resolve import as_problem
@@ -47,6 +47,13 @@ def test_running_out_of_memory_in_any_words() -> None:
     with pytest.raises(MemoryError), foreign(refuse):
         raise MemoryError
     assert not out_of_memory(RuntimeError("out of luck"))
+    text = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79 GiB"
+    with pytest.raises(OutOfMemory) as caught, foreign(refuse):
+        raise torch.OutOfMemoryError(text)
+    said = str(caught.value)
+    assert said == f"out of memory (CUDA out of memory). {caught.value.remedy}"
+    assert "--samples" in caught.value.remedy
+    assert out_of_memory(caught.value)
 
 
 class Exits(nn.Module):

@@ -38,6 +38,8 @@ LOADING: list[tuple[dict[str, Any], str]] = [
     ({"loss": 5}, "loss must be a string, not 5"),
     ({"data": 5}, "data must be a string, not 5"),
     ({"init": None}, "init must be a string, not None"),
+    ({"init": "lucky"}, "there is no initialization 'lucky'"),
+    ({"init": "he:-1"}, "the scale '-1' of initialization 'he:-1' is not a positive number"),
     ({"settings": 5}, "settings must be a mapping, not 5"),
     ({"settings": {1: 2}}, "settings has the key 1"),
     ({"samples": "x"}, "samples must be a whole number from 1 on, not 'x'"),
@@ -53,6 +55,8 @@ LOADING: list[tuple[dict[str, Any], str]] = [
     ({"registry": 5}, "registry is 5"),
 ]
 RUNNING: list[tuple[dict[str, Any], str]] = [
+    ({"memory": "much"}, "memory must be a size such as 4GiB or 800MB, not 'much'"),
+    ({"memory": 0}, "memory must be a whole number from 1"),
     ({"probes": 5}, "probes must be a list, not 5"),
     ({"probes": "loss"}, "probes must be a list, not 'loss'"),
     ({"probes": ["nosuch"]}, "no probe 'nosuch'"),

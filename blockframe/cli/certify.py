@@ -20,11 +20,11 @@ from blockframe.cli.options import (
 )
 from blockframe.cli.output import complain, emit, page
 from blockframe.cli.progress import progress
-from blockframe.cli.signals import held
 from blockframe.errors import CertificateError, Exit
+from blockframe.interrupts import held
 
 if TYPE_CHECKING:
-    from blockframe.certificate.model import Certificate
+    from blockframe.certificate.model import Certificate, Trajectory
 
 
 @click.command()
@@ -41,11 +41,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--lr",
-    metavar="auto|X",
+    metavar="auto|X|RULE",
     callback=learning_rate,
     default="auto",
     show_default=True,
-    help="Learning rate; auto is a fraction of 2/lambda_max of the Hessian at the start.",
+    help="Learning rate; auto is a fraction of 2/lambda_max of the Hessian at the start. Or a "
+    "list (0.1,0.05), linear:A:B, cosine:A:B, step:A:F:N (times F every N steps).",
 )
 @run_options
 @click.option("--static-only", is_flag=True, help="Decide the clauses, run no gradient descent.")
@@ -56,10 +57,13 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Write the certificate there, as SPEC.cert.json.",
+    help="Write the certificate there, as SPEC.cert.json, and keep the run there while it goes.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in --out, where it was broken off."
 )
 @output_format
-def certify(spec: str, out: Path | None, format_: str, **options: Any) -> int:
+def certify(spec: str, out: Path | None, resume: bool, format_: str, **options: Any) -> int:
     """Decide the clauses of the contract for SPEC and run gradient descent on it.
 
     SPEC is a name that a plugin resolves (see `blockframe plugins list`), path/file.py:attr or
@@ -71,6 +75,8 @@ def certify(spec: str, out: Path | None, format_: str, **options: Any) -> int:
     from blockframe.dynamics.ending import was_interrupted
     from blockframe.naming import lookup
 
+    if resume and out is None:
+        raise click.UsageError("--resume goes on with the run in --out; give --out too.")
     path = prepare(out) / file_name(spec) if out else None
     plugins = registry()
     renderer = plugins.renderer(format_)
@@ -78,16 +84,37 @@ def certify(spec: str, out: Path | None, format_: str, **options: Any) -> int:
         lookup("probe", name, plugins.probes())
     # What a user's model prints must not end up in the document on stdout.
     with progress() as working, redirect_stdout(sys.stderr):
-        certificate = blockframe.certify(spec, registry=plugins, progress=working, **options)
+        certificate = blockframe.certify(
+            spec, out=out, resume=resume, registry=plugins, progress=working, **options
+        )
+    trajectory = certificate.trajectory
     with held():
         saved, failure = _save(certificate, path)
+        left = _tidied(trajectory, out, spec) if trajectory and out and not failure else False
     emit(renderer.render(certificate, page(saved)))
     if failure is not None:
         raise failure
-    trajectory = certificate.trajectory
+    if left:
+        complain("the run can go on: the same command with --resume.")
     if trajectory is not None and was_interrupted(trajectory.ended):
         return Exit.INTERRUPTED
     return Exit[certificate.verdict.value]
+
+
+def _tidied(trajectory: Trajectory, out: Path, spec: str) -> bool:
+    """Remove what the run was kept in, if nothing needs it any more.
+
+    Returns whether the run can go on.
+    """
+    from blockframe.dynamics.ending import was_final
+    from blockframe.dynamics.record import Place
+
+    place = Place.of(out, spec)
+    if not was_final(trajectory.ended):
+        return place.checkpoint.exists()
+    if trajectory.journal is None:
+        place.remove()
+    return False
 
 
 def _save(certificate: Certificate, path: Path | None) -> tuple[str, CertificateError | None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from blockframe import checks
 from blockframe.cli.output import complain
+from blockframe.errors import InputError
 
 if TYPE_CHECKING:
     from blockframe.plugins import Registry
@@ -56,10 +57,12 @@ def weight_options(function: F) -> F:
     options = (
         click.option(
             "--init",
-            type=click.Choice(["default", "xavier", "he", "lecun"]),
+            metavar="NAME[:SCALE]",
+            callback=initialization,
             default="default",
             show_default=True,
-            help="How weights are drawn.",
+            help="How weights are drawn: default, xavier, he, lecun or orthogonal; SCALE "
+            "multiplies the matrices.",
         ),
         click.option(
             "--seed",
@@ -82,8 +85,15 @@ def run_options(function: F) -> F:
         ),
         click.option(
             "--dtype",
-            type=click.Choice(["float64", "float32"]),
-            help="Precision of the run; float64 on the CPU unless told.",
+            type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+            help="Precision of the network in the run; float64 on the CPU, float32 on CUDA unless "
+            "told.",
+        ),
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            callback=memory,
+            help="What the run may take, such as 4GiB or 800MB: samples are taken in chunks.",
         ),
     )
     return _stacked(function, options)
@@ -104,17 +114,36 @@ def document_format(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def learning_rate(_context: click.Context, _option: click.Parameter, text: str) -> float | str:
-    """``auto``, or a positive number."""
-    if text == "auto":
-        return text
+def initialization(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    """A scheme, and its scale if it has one."""
+    from blockframe.initialize import Scheme
+
     try:
-        rate = float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither 'auto' nor a number.") from None
-    if not (math.isfinite(rate) and rate > 0):
-        raise click.BadParameter(f"{text} is not a positive number.")
-    return rate
+        Scheme.of(text)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
+
+
+def memory(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """A size in bytes."""
+    if text is None:
+        return None
+    try:
+        return checks.size("memory", text)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def learning_rate(_context: click.Context, _option: click.Parameter, text: str) -> float | str:
+    """A positive number, or the text of a rule."""
+    from blockframe.dynamics.schedule import FORMS, parse
+
+    try:
+        first, schedule = parse(text)
+    except InputError:
+        raise click.BadParameter(f"{text!r} is none of {FORMS}.") from None
+    return first if first is not None and schedule.constant else text
 
 
 def registry() -> Registry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from blockframe.cli.output import complain, open_streams, tell
 from blockframe.cli.plugins import plugins
 from blockframe.cli.signals import asking
 from blockframe.cli.verify import verify
-from blockframe.errors import BlockframeError, Exit
+from blockframe.errors import LESS_MEMORY, BlockframeError, Exit
 from blockframe.foreign import out_of_memory
 
 CRASHED = 70
@@ -57,7 +58,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
     except Exception as error:  # noqa: BLE001 - not swallowed: shown whole, with its own code
         if out_of_memory(error):
-            complain("out of memory. Try --samples with a smaller number, or --static-only.")
+            complain(f"out of memory. {LESS_MEMORY}")
             return Exit.USAGE
         tell(traceback.format_exc())
         complain("this is a bug in blockframe or in a plugin; please report the lines above.")
@@ -101,5 +102,7 @@ program.add_command(verify)
 
 def main() -> NoReturn:
     """Run the program on the arguments of the process, and exit."""
+    # without it CUDA's sums of products are not repeatable
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     program(prog_name="blockframe")
     raise AssertionError("Program.main exits")

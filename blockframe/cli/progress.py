@@ -1,14 +1,15 @@
-"""Progress on stderr: a bar on a terminal, otherwise one line per stage."""
+"""Progress on stderr: a bar on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blockframe.cli.output import colored, complain
-from blockframe.progress import Progress
+from blockframe.progress import Pace, Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -39,32 +40,54 @@ def progress() -> Iterator[Progress]:
 
 class Lines:
     """One line per stage but the first, which is short: what goes wrong there (a misspelt spec) is
-    then the only line."""
+    then the only line. And now and then how far a long stage has come."""
 
-    def __init__(self) -> None:
-        self._begun = False
+    EVERY = 30.0
+    """Seconds between two lines of one stage, at least."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            clock: seconds.
+        """
+        self._clock = clock
+        self._stage = ""
+        self._pace = Pace(clock)
+        self._told = clock()
 
     def stage(self, text: str) -> None:
-        if self._begun:
+        if self._stage:
             complain(f"{text} …")
-        self._begun = True
+        self._stage, self._pace, self._told = text, Pace(self._clock), self._clock()
 
     def step(self, done: int, total: int, detail: str) -> None:
-        pass
+        pace, now = self._pace.tell(done, total), self._clock()
+        if now - self._told >= self.EVERY:
+            self._told = now
+            parts = (f"{self._stage}: {done:,} of {total:,}", detail, pace)
+            complain(", ".join(filter(None, parts)))
 
 
 class Live:
     """A bar that is redrawn in place and gone at the end."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            clock: seconds.
+        """
         self._bar = bar
+        self._clock = clock
         self._task: TaskID | None = None
+        self._pace = Pace(clock)
 
     def stage(self, text: str) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(text, total=None, detail="")
+        self._pace = Pace(self._clock)
 
     def step(self, done: int, total: int, detail: str) -> None:
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, detail=detail)
+            text = ", ".join(filter(None, (detail, self._pace.tell(done, total))))
+            self._bar.update(self._task, completed=done, total=total, detail=text)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_ASKING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+from blockframe.interrupts import ASKING
 
 
 class Asked(KeyboardInterrupt):
@@ -44,7 +43,7 @@ def asking() -> Iterator[Asking]:
     asked = Asking()
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in _ASKING:
+        for number in ASKING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, asked)
     try:
@@ -52,16 +51,3 @@ def asking() -> Iterator[Asking]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    """Meanwhile Ctrl-C and the like wait, so that a file is written whole."""
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, *_ASKING])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

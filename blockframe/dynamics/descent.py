@@ -54,6 +54,7 @@ class Descent(Iterator[Iterate]):
         self.steps = steps
         self.probes = probes
         self.ended = ""
+        self._goal: Iterate | None = None
         self._iterates = self._run()
 
     def __iter__(self) -> Iterator[Iterate]:
@@ -66,6 +67,11 @@ class Descent(Iterator[Iterate]):
         """η of ``step``, which leads from iterate ``step`` to the next."""
         return self.schedule.rate(self.lr, step, self.steps)
 
+    def go_on_from(self, it: Iterate) -> None:
+        """The next iterate is the one that follows ``it``, a later one of this run, which has been
+        observed."""
+        self._goal = it
+
     def _run(self) -> Iterator[Iterate]:
         it = self.start
         it.lr, it.probes = self.rate(0), self.probes
@@ -76,6 +82,10 @@ class Descent(Iterator[Iterate]):
             if it.finite:
                 it.observe_all()
             it.previous = None
+            if self._goal is not None:
+                it.release()
+                it, self._goal = self._goal, None
+                self.ended = self._verdict(it, bound)
             if self.ended:
                 it.release()
                 return
@@ -113,6 +123,7 @@ def descend(
     device: str | None = AUTO,
     dtype: str | None = None,
     seed: int = 0,
+    memory: int | str | None = None,
 ) -> Descent:
     """Full-batch gradient descent on a problem; the problem and its module are not changed.
 
@@ -126,8 +137,11 @@ def descend(
         losses: the losses that ``problem.loss`` may name; the core's own by default.
         blocks: block name → names of its parameters. The others make up the block ``rest``.
         device: ``auto`` (or None), ``cpu``, ``cuda`` or ``cuda:1``.
-        dtype: ``float64``, ``float32``, or None: the first on CPU, the second on CUDA.
+        dtype: of the network: ``float64``, ``float32``, ``bfloat16``, ``float16``, or None: the
+            first on CPU, the second on CUDA.
         seed: of what Lanczos draws, and of a network that draws random numbers.
+        memory: what the run may take, in bytes or as ``4GiB``; samples are then taken in chunks
+            (`blockframe.dynamics.chunks`).
 
     Raises:
         InputError: an option that has no meaning, or a problem that cannot be descended on.
@@ -135,7 +149,7 @@ def descend(
     """
     options = Options.of(
         lr=lr, steps=steps, probes=probes, known=known, losses=losses, device=device, dtype=dtype,
-        seed=seed,
+        seed=seed, memory=memory,
     )  # fmt: skip
     return begin(start(problem, options, blocks), options)
 

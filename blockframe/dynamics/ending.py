@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from blockframe.errors import BlockframeError, InputError
+from blockframe.errors import LESS_MEMORY, BlockframeError, InputError
 
 COMPLETED = "completed"
 _NOT_FINITE = "not finite"
@@ -33,7 +33,7 @@ def interrupted(step: int, by: str = "") -> str:
 
 
 def out_of_memory(step: int) -> str:
-    return f"out of memory at step {step}"
+    return f"out of memory at step {step}. {LESS_MEMORY.rstrip('.')}"
 
 
 def failed(error: BlockframeError, step: int) -> str:
@@ -52,3 +52,9 @@ def was_not_finite(ended: str) -> bool:
 
 def was_interrupted(ended: str) -> bool:
     return re.match(rf"{_INTERRUPTED} at step \d+ by ", ended) is not None
+
+
+def was_final(ended: str) -> bool:
+    """Whether there is nothing to go on with."""
+    went = re.fullmatch(r"diverged at step \d+: the loss reached \S+", ended) is not None
+    return ended == COMPLETED or went or was_not_finite(ended)

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
-from blockframe.dynamics.curvature import Eigenpair, mixed_start, top_eigenpair
+from blockframe.dynamics.curvature import FINEST, Accuracy, Eigenpair, Product
 from blockframe.dynamics.ending import NetworkError
-from blockframe.dynamics.inequalities import Point
+from blockframe.dynamics.inequalities import UNITS, Point, StepCurvature
+from blockframe.dynamics.probes.probe import Unavailable
 from blockframe.dynamics.tangent import Spectrum, tangent_gram
+from blockframe.dynamics.trail import Trail, Trails, follow
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign
 from blockframe.naming import suggestion
 
 if TYPE_CHECKING:
+    from blockframe.dynamics.density import Density
+    from blockframe.dynamics.jacobian import Singular
+    from blockframe.dynamics.kinks import Side
     from blockframe.dynamics.objective import Objective
     from blockframe.dynamics.probes import Observation, Probe
+    from blockframe.dynamics.segment import Segment
 
 
-class NoSecondDerivative(InputError):
+ACCURACY = 1e-3
+"""Relative error that is asked for of a Hessian eigenvalue along a run."""
+
+
+class NoSecondDerivative(Unavailable):
     """An operation of the network has no derivative of its derivative in PyTorch."""
 
 
@@ -37,11 +48,15 @@ class Iterate:
 
     Attributes:
         step: k.
-        lr: η, of the step that led here and of the next; NaN where none has been chosen.
+        lr: η_k, of the step that leads on from here; NaN where none has been chosen.
         theta: θ_k, (P,).
         previous: the iterate before, or None: at k = 0, and after the run has moved on.
         probes: the probes that may be asked for by name.
         curvature_expected: keep the gradient's graph at once, because Hessian products will follow.
+        accuracy: relative error that is asked for of a Hessian eigenvalue; that of ``previous``, or
+            `ACCURACY`, by default. While no learning rate is chosen it is 1e-6 at most.
+        trails: where the searches for Hessian eigenvalues begin, by default where those at
+            ``previous`` ended; after them, where those at the next iterate begin.
     """
 
     def __init__(
@@ -54,6 +69,8 @@ class Iterate:
         previous: Iterate | None = None,
         probes: Mapping[str, Probe] | None = None,
         curvature_expected: bool = False,
+        accuracy: float | None = None,
+        trails: Trails | None = None,
     ) -> None:
         self.objective = objective
         self.theta = theta
@@ -62,6 +79,8 @@ class Iterate:
         self.previous = previous
         self.probes = probes or {}
         self.curvature_expected = curvature_expected
+        self.accuracy: float = accuracy or (previous.accuracy if previous else ACCURACY)
+        self.trails: Trails = trails or (previous.trails if previous else Trails())
         self._outputs: Tensor | None = None
         self._value: float | None = None
         self._leaf: Tensor | None = None  # θ_k, at the root of the graph
@@ -120,7 +139,7 @@ class Iterate:
         if not gradient.requires_grad or self._leaf is None:
             return torch.zeros_like(self.theta)  # L is affine in θ
         if not self._twice:
-            _check_twice_differentiable(gradient)
+            check_twice_differentiable(gradient)
             self._twice = True
         try:
             product = self.objective.differentiate(
@@ -132,16 +151,97 @@ class Iterate:
 
     @cached_property
     def curvature(self) -> Eigenpair:
-        """λ_max(∇²L(θ_k)) with its residual bound; started from the previous iterate's vector."""
-        warm = self.previous.__dict__.get("curvature") if self.previous is not None else None
-        usable = isinstance(warm, Eigenpair) and math.isfinite(warm.value)
-        seed = self.objective.seed + self.step
-        start = mixed_start(
-            self.theta.numel(), seed=seed, warm=warm.vector if warm and usable else None
+        """λ_max(∇²L(θ_k)) with its residual bound, as close as what is concluded from it needs.
+
+        To `accuracy`, and so that the residual does not leave open on which side of 2/η it is.
+        """
+        pair, trail = self._end(self.hvp, self.trails.top, threshold=True)
+        if self._may_have_lost(pair):
+            again, trail = self._end(self.hvp, trail, threshold=True, suspicious=True)
+            pair = evolve(again, products=again.products + pair.products)
+        self.trails = evolve(self.trails, top=trail)
+        return pair
+
+    @cached_property
+    def bottom(self) -> Eigenpair:
+        """λ_min(∇²L(θ_k)), the least algebraic eigenvalue, with its residual bound."""
+        pair, trail = self._end(lambda v: -self.hvp(v), self.trails.bottom)
+        self.trails = evolve(self.trails, bottom=trail)
+        return evolve(pair, value=-pair.value)
+
+    @cached_property
+    def segment(self) -> Segment | None:
+        """The Hessian along the step that leads here; None at θ_0."""
+        from blockframe.dynamics.segment import Segment
+
+        return Segment.before(self)
+
+    @cached_property
+    def spectral_density(self) -> Density:
+        """How the eigenvalues of ∇²L(θ_k) lie, by stochastic Lanczos quadrature.
+
+        Raises:
+            Unavailable: the vectors do not fit in the memory.
+        """
+        from blockframe.dynamics.density import STEPS, spectral_density
+
+        steps = STEPS if self._basis is None else min(STEPS, self._basis - 1)
+        return spectral_density(
+            self.hvp, self._like, seed=self.objective.seed + self.step, steps=steps
         )
-        # Products in float32 have an error of some units of roundoff: no residual gets below it.
-        tolerance = max(1e-5, 100 * self.objective.arithmetic.unit_roundoff)
-        return top_eigenpair(self.hvp, start.to(self.theta), tolerance=tolerance)
+
+    @property
+    def _basis(self) -> int | None:
+        """How many vectors of the size of θ a search may hold, where that is limited.
+
+        Raises:
+            Unavailable: too few.
+        """
+        budget = self.objective.budget
+        return None if budget is None else budget.basis(self._like.nbytes)
+
+    @property
+    def _like(self) -> Tensor:
+        """(P,), of the dtype that eigenvectors have."""
+        dtype = torch.promote_types(self.objective.arithmetic.dtype, torch.float32)
+        return torch.empty_like(self.theta, dtype=dtype)
+
+    def _end(
+        self,
+        product: Product,
+        trail: Trail | None,
+        *,
+        threshold: bool = False,
+        suspicious: bool = False,
+    ) -> tuple[Eigenpair, Trail | None]:
+        """The largest eigenvalue of ``product``, and where the search at the next iterate begins.
+
+        Raises:
+            Unavailable: the vectors of a search do not fit in the memory.
+        """
+        accuracy = Accuracy(self.accuracy)
+        if math.isnan(self.lr):  # then it is the eigenvalue that a learning rate follows from
+            accuracy = Accuracy(min(self.accuracy, 1e-6), residual=FINEST)
+        elif threshold and self.lr > 0:
+            accuracy = Accuracy(self.accuracy, threshold=2 / self.lr)
+        pair, trail = follow(
+            product, trail, self._like, accuracy, seed=self.objective.seed + self.step,
+            suspicious=suspicious, basis=self._basis,
+        )  # fmt: skip
+        # What rounding leaves of the products, the recurrence does not see.
+        rounding = UNITS * self.objective.arithmetic.unit_roundoff * abs(pair.value)
+        return evolve(pair, residual=pair.residual + rounding), trail
+
+    def _may_have_lost(self, pair: Eigenpair) -> bool:
+        """Whether the step that led here met more curvature than ``pair`` and the one before say.
+
+        The curvature may be larger in between; or the searches follow another eigenvector.
+        """
+        before = self.previous
+        if pair.cold or before is None or "curvature" not in before.__dict__ or not self.finite:
+            return False
+        step = StepCurvature.between(before.lr, before.point, self._point(pair))
+        return step is not None and step.peak
 
     @property
     def top_hessian_eigenvalue(self) -> float:
@@ -155,6 +255,8 @@ class Iterate:
         Raises:
             TangentTooLarge: see `blockframe.dynamics.tangent.tangent_gram`.
         """
+        if self.objective.budget is not None:
+            self.objective.budget.admit_gram(self.outputs.numel())
         return tangent_gram(self.objective, self.theta)
 
     @cached_property
@@ -167,6 +269,29 @@ class Iterate:
         """λ_min(K) as computed; ``tangent_spectrum`` has its error."""
         return self.tangent_spectrum.least
 
+    @cached_property
+    def block_jacobians(self) -> dict[str, Singular]:
+        """The singular range of the input Jacobian of every block that a state enters.
+
+        Raises:
+            Unavailable: see `blockframe.dynamics.traced.Traced.of`.
+        """
+        from blockframe.dynamics.jacobian import block_jacobians
+
+        return block_jacobians(self.objective.traced, self.theta)
+
+    @cached_property
+    def sides(self) -> Sequence[Side]:
+        """On which side of their kinks the arguments of all operations lie; empty without kinks.
+
+        Raises:
+            Unavailable: see `blockframe.dynamics.traced.Traced.of`; or an operation may have kinks
+                where they are not known.
+        """
+        from blockframe.dynamics.kinks import sides
+
+        return sides(self.objective.traced, self.theta)
+
     # --- norms and pairings, by block -----------------------------------------------------------
 
     @cached_property
@@ -178,6 +303,22 @@ class Iterate:
     def block_norms(self) -> dict[str, float]:
         """‖θ_l‖ for each block l."""
         return {b: _norm(part) for b, part in self.objective.by_block(self.theta).items()}
+
+    @cached_property
+    def update_norms(self) -> dict[str, float]:
+        """‖θ_k − θ_{k−1}‖, at ``""``, and by block; empty where there is no iterate before."""
+        before = self.previous
+        return {} if before is None else self.objective.norms(self.theta - before.theta)
+
+    @cached_property
+    def distance_norms(self) -> dict[str, float]:
+        """‖θ_k − θ_0‖, at ``""``, and by block."""
+        return self.objective.norms(self.theta - self.objective.start)
+
+    @cached_property
+    def gradient_change(self) -> float | None:
+        """‖∇L_k − ∇L_{k−1}‖; None where there is no iterate before."""
+        return None if self.previous is None else _norm(self.gradient - self.previous.gradient)
 
     @cached_property
     def pairing(self) -> float:
@@ -193,19 +334,21 @@ class Iterate:
     @cached_property
     def output_pairing(self) -> float:
         """⟨F, ∇_F L⟩ at F = F(θ_k) (docs/theory section 5)."""
-        outputs = self.outputs
-        return _dot(outputs.double(), self.objective.output_gradient(outputs).double())
+        return self.objective.output_pairing(self.outputs)
 
     @cached_property
     def point(self) -> Point:
         """The numbers that the inequalities of docs/theory section 6 speak of.
 
-        Without a sharpness where there is none (`NoSecondDerivative`, or not finite).
+        Without a sharpness where there is none (`Unavailable`, or not finite).
         """
         try:
             pair: Eigenpair | None = self.curvature
-        except NoSecondDerivative:
+        except Unavailable:
             pair = None
+        return self._point(pair)
+
+    def _point(self, pair: Eigenpair | None) -> Point:
         return Point.of(
             self.step,
             loss=self.loss,
@@ -316,7 +459,7 @@ def _entries(probe: str, value: Observation) -> dict[str, float | None]:
     return plain
 
 
-def _check_twice_differentiable(gradient: Tensor) -> None:
+def check_twice_differentiable(gradient: Tensor) -> None:
     """A backward marked ``once_differentiable`` ends its graph in an error that is never reached.
 
     It would be left out of the Hessian without a word.

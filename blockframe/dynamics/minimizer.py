@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from blockframe.dynamics.ending import NetworkError
@@ -47,6 +47,7 @@ def find(objective: Objective) -> Minimizer | None:
     parameters or fewer than outputs or cannot be differentiated twice, or no minimizer with zero
     loss was found.
     """
+    objective = evolve(objective, budget=None)  # so small a network needs none
     count, outputs = objective.start.numel(), objective.targets.numel()
     squares = isinstance(objective.loss, MeanSquaredError)
     if not squares or not 1 < count <= LARGEST or count < outputs:

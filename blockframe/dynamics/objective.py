@@ -6,7 +6,8 @@ import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
@@ -19,6 +20,11 @@ from blockframe.dynamics.losses import Loss
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign
 from blockframe.problem import Problem
+
+if TYPE_CHECKING:
+    from blockframe.analysis import Analysis
+    from blockframe.dynamics.chunks import Budget
+    from blockframe.dynamics.traced import Traced
 
 REST = "rest"
 """The block of the parameters that no block names."""
@@ -38,6 +44,8 @@ class Objective:
         blocks: block name → positions in ``names``; only blocks with a part in θ.
         constants: buffers and parameters that require no gradient, in ``arithmetic.dtype``.
         infimum: L_inf, a known lower bound of the loss.
+        analysis: of this network with these inputs, where there is one already; see `traced`.
+        budget: what a run may take, and the chunks of samples that fit; None for no limit.
     """
 
     module: nn.Module
@@ -54,6 +62,8 @@ class Objective:
     blocks: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor]
     infimum: float
+    analysis: Analysis | None = None
+    budget: Budget | None = None
 
     @classmethod
     def of(
@@ -64,6 +74,7 @@ class Objective:
         *,
         blocks: Mapping[str, Sequence[str]] | None = None,
         seed: int = 0,
+        analysis: Analysis | None = None,
     ) -> Objective:
         """
         Raises:
@@ -88,13 +99,13 @@ class Objective:
         if any(not p.is_floating_point() for p in theta.values()):
             raise InputError("θ must be real floating point", "Give a module with real weights.")
 
-        def place(value: Any) -> Any:
+        def place(value: Any, real: torch.dtype = arithmetic.dtype) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            dtype = arithmetic.dtype if value.is_floating_point() else value.dtype
+            dtype = real if value.is_floating_point() else value.dtype
             return value.detach().to(arithmetic.device, dtype, copy=True)
 
-        targets = place(problem.targets)
+        targets = place(problem.targets, torch.float32 if arithmetic.half else arithmetic.dtype)
         named = {**dict(problem.module.named_parameters()), **dict(problem.module.named_buffers())}
         flat = [p.detach().to(arithmetic.device, torch.float64).flatten() for p in theta.values()]
         return cls(
@@ -112,28 +123,55 @@ class Objective:
             blocks=_blocks(tuple(theta), frozenset(named), blocks or {}),
             constants={n: place(t) for n, t in named.items() if n not in theta},
             infimum=_infimum(loss, targets),
+            analysis=analysis,
         )
 
     @property
     def sizes(self) -> list[int]:
         return [shape.numel() for shape in self.shapes]
 
+    @cached_property
+    def traced(self) -> Traced:
+        """The network as its graph; made when it is first asked for.
+
+        Raises:
+            Unavailable: see `blockframe.dynamics.traced.Traced.of`.
+        """
+        from blockframe.dynamics.traced import Traced
+
+        return Traced.of(self)
+
     def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and loss (scalar) at θ (P,), with a graph if θ requires a gradient.
+
+        Where samples are taken in chunks, the outputs have no graph, and the loss has one that is
+        made anew when it is differentiated.
 
         Raises:
             NetworkError: the forward raises.
             InputError: its outputs do not fit the targets, or are no tensor.
             PluginError: a contributed loss fails.
         """
+        if self.budget is not None and self.budget.parts:
+            return self.budget.evaluate(theta)
         outputs = self.outputs(self.parameters(theta))
+        return outputs, self.value(outputs)
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """The loss (scalar) of the outputs of all samples, in float32 at least.
+
+        Raises:
+            InputError: they do not fit the targets.
+            PluginError: a contributed loss fails.
+        """
+        outputs = self.arithmetic.widened(outputs)
         with foreign(lambda what: PluginError(f"the loss {self.loss.name!r} failed: {what}")):
             self.loss.check(outputs, self.targets)
             loss = self.loss(outputs, self.targets)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise PluginError(f"the loss {self.loss.name!r} returned shape {shape}")
-        return outputs, loss
+        return loss
 
     def parameters(self, theta: Tensor) -> dict[str, Tensor]:
         """θ (P,) as the tensors that the network is evaluated with: views, by name."""
@@ -165,11 +203,22 @@ class Objective:
         Raises:
             PluginError: a contributed loss fails.
         """
-        leaf = outputs.detach().clone().requires_grad_()
+        leaf = self.arithmetic.widened(outputs.detach()).clone().requires_grad_()
         with foreign(lambda what: PluginError(f"the loss {self.loss.name!r} failed: {what}")):
             loss = self.loss(leaf, self.targets)
             (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True, materialize_grads=True)
         return gradient
+
+    def output_pairing(self, outputs: Tensor) -> float:
+        """⟨F, ∇_F L⟩ at these outputs, in float64 (docs/theory section 5).
+
+        Raises:
+            PluginError: a contributed loss fails.
+        """
+        if self.budget is not None and self.budget.parts:
+            pieces = self.budget.split(outputs)
+            return math.fsum(share * part.output_pairing(piece) for part, share, piece in pieces)
+        return float((outputs.double() * self.output_gradient(outputs).double()).sum())
 
     def differentiate(
         self, of: Tensor, by: Tensor, vector: Tensor | None = None, **graph: bool
@@ -220,6 +269,18 @@ class Objective:
         """The parts of a vector (P,) that belong to each block, flat."""
         parts = torch.split(vector, self.sizes)
         return {b: torch.cat([parts[i] for i in where]) for b, where in self.blocks.items()}
+
+    def norms(self, vector: Tensor) -> dict[str, float]:
+        """Of a vector (P,): its norm, at ``""``, and of the part that belongs to each block."""
+        parts = torch.split(vector, self.sizes)
+        squares = torch.stack([(p * p).sum() for p in parts]).tolist()
+        by_block = {b: sum(squares[i] for i in where) for b, where in self.blocks.items()}
+        return {b: math.sqrt(x) for b, x in {"": sum(squares), **by_block}.items()}
+
+    @cached_property
+    def start_norms(self) -> dict[str, float]:
+        """`norms` of θ_0."""
+        return self.norms(self.start)
 
     def _forward_error(self, what: str) -> NetworkError:
         shapes = ", ".join(str(tuple(x.shape)) for x in self.inputs) or "none"

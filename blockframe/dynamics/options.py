@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
 from blockframe import checks
 from blockframe.dynamics.arithmetic import Arithmetic
+from blockframe.dynamics.chunks import within
 from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.losses import LOSSES, Loss
 from blockframe.dynamics.objective import Objective
@@ -17,6 +19,9 @@ from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign, out_of_memory
 from blockframe.naming import lookup
 from blockframe.problem import Problem
+
+if TYPE_CHECKING:
+    from blockframe.analysis import Analysis
 
 Probes = Iterable[str | Probe | type[Probe]]
 
@@ -31,6 +36,8 @@ class Options:
         steps: how many are taken.
         probes: what observes them, by name.
         losses: those that a problem can name.
+        memory: bytes that the run may take (`blockframe.dynamics.chunks`); None for no limit.
+        analysis: of the problem, where there is one already (`Objective.traced`).
     """
 
     lr: float | None
@@ -40,6 +47,8 @@ class Options:
     losses: Mapping[str, Loss]
     arithmetic: Arithmetic
     seed: int
+    memory: int | None = None
+    analysis: Analysis | None = None
 
     @classmethod
     def of(
@@ -53,6 +62,7 @@ class Options:
         device: str | None = AUTO,
         dtype: str | None = None,
         seed: int = 0,
+        memory: int | str | None = None,
     ) -> Options:
         """Arguments are those of `blockframe.dynamics.descent.descend`.
 
@@ -69,6 +79,7 @@ class Options:
             losses=losses or {loss.name: loss for loss in LOSSES},
             arithmetic=Arithmetic.named(device, dtype),
             seed=checks.seed(seed),
+            memory=None if memory is None else checks.size("memory", memory),
         )
 
     @property
@@ -86,10 +97,13 @@ class Options:
         """The loss of ``problem`` as a function of θ.
 
         Raises:
-            InputError: see `Objective.of`; or there is no such loss.
+            InputError: see `Objective.of` and `within`; or there is no such loss.
         """
         loss = lookup("loss", problem.loss, self.losses)
-        return Objective.of(problem, loss, self.arithmetic, blocks=blocks, seed=self.seed)
+        objective = Objective.of(
+            problem, loss, self.arithmetic, blocks=blocks, seed=self.seed, analysis=self.analysis
+        )
+        return objective if self.memory is None else within(objective, self.memory)
 
     def try_on(self, problem: Problem) -> None:
         """Evaluate the loss of ``problem`` once, to see that outputs, targets and loss fit.

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict
+from attrs import asdict, evolve
 
 from blockframe.certificate.model import Trajectory
 from blockframe.dynamics.descent import Descent, begin, start
 from blockframe.dynamics.ending import COMPLETED, NetworkError, failed, interrupted
 from blockframe.dynamics.ending import out_of_memory as no_memory
-from blockframe.dynamics.inequalities import Course
-from blockframe.dynamics.iterate import NoSecondDerivative
+from blockframe.dynamics.inequalities import WHOLE, Course, Point
 from blockframe.dynamics.minimizer import find
 from blockframe.dynamics.options import Options, Probes
-from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe
+from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe, Unavailable
+from blockframe.dynamics.record import CannotResume, Place, Record
 from blockframe.dynamics.schedule import AUTO
-from blockframe.dynamics.tangent import TangentTooLarge
 from blockframe.errors import BlockframeError, PluginError
 from blockframe.foreign import foreign, out_of_memory
+from blockframe.interrupts import held
 
 if TYPE_CHECKING:
+    from blockframe.dynamics.iterate import Iterate
+    from blockframe.dynamics.journal import Row
     from blockframe.dynamics.losses import Loss
     from blockframe.problem import Problem
     from blockframe.progress import Progress
-
-Row = dict[str, float | None]
 
 
 def trajectory(
@@ -78,20 +80,24 @@ def observe(
     *,
     scale: str = "full",
     progress: Progress | None = None,
+    place: Place | None = None,
 ) -> Trajectory:
     """Gradient descent with docs/theory section 6 along it.
 
     A run that diverges, meets a number that is not finite, is interrupted, runs out of memory, or
-    in which the network or a probe raises, ends there; what was measured is kept and ``ended`` says
-    why.
+    in which the network or a probe raises, or the disk is full, ends there; what was measured is
+    kept and ``ended`` says why.
 
     Args:
         blocks: as of `descend`.
         scale: ``full`` or ``proxy``, which of the two ``problem`` is.
+        place: where on disk the run is kept while it goes, and gone on with; None: in memory. Of a
+            long run that is kept on disk the series are whole here; a certificate takes `thinned`.
 
     Raises:
         InputError: ``problem`` cannot be descended on; outputs, targets and loss do not fit at θ_0;
-            ``auto`` finds no learning rate.
+            ``auto`` finds no learning rate; see `Record.of`.
+        CannotResume: the run at ``place`` is another one.
         PluginError: a contributed loss fails at θ_0.
     """
     if progress:
@@ -101,6 +107,8 @@ def observe(
         first.loss  # noqa: B018 - computed here, so that what does not fit is refused
         run = begin(first, options)
     except (KeyboardInterrupt, NetworkError, MemoryError, RuntimeError) as error:
+        if place is not None and place.checkpoint.exists():
+            raise  # a certificate of nothing must not take the place of what is there
         return Trajectory(
             lr=options.lr or 0.0,
             steps=options.steps,
@@ -110,37 +118,58 @@ def observe(
             ended=_broken_off(error, 0),
             lr_rule="as given" if options.lr else "not chosen",
         )
-    rows: list[Row] = []
-    course = Course(first.objective.infimum)
+    with closing(Record.of(run, place)) as record:
+        return _observed(run, record, problem, scale, progress)
+
+
+def _observed(
+    run: Descent, record: Record, problem: Problem, scale: str, progress: Progress | None
+) -> Trajectory:
+    objective = run.start.objective
+    course = Course(objective.infimum, WHOLE if record.on_disk else math.inf)
     unavailable: dict[str, str] = {}
     stopped, minimizer = "", None
     try:
         for it in run:
             if not it.finite:
-                rows.append({"loss": it.observe("loss")[""]})
+                with held():
+                    record.add(it, {"loss": it.observe("loss")[""]})
                 continue
             if it.step == 0:
                 unavailable = _drop_unavailable(run)
-            row = it.observe_all()
-            course.add(it.lr, it.point, _tangent(row))
-            rows.append(row if run.schedule.constant else {"lr": it.lr, **row})
+            row = it.observe_all() if run.schedule.constant else {"lr": it.lr, **it.observe_all()}
+            if it.step == 0 and record.saved is not None:
+                run.go_on_from(_caught_up(run, record, row, course))
+                continue
+            with held():
+                record.add(it, row)
+                _follow(run, course, row)
+                record.save()
             if progress:
-                progress.step(it.step, options.steps, f"loss {it.loss:.4g}")
-        minimizer = find(run.start.objective) if run.ended == COMPLETED else None
+                progress.step(it.step, run.steps, f"loss {it.loss:.4g}")
+        minimizer = find(objective) if run.ended == COMPLETED else None
+    except CannotResume:
+        raise
     except (KeyboardInterrupt, BlockframeError, MemoryError, RuntimeError) as error:
-        stopped = _broken_off(error, len(rows))
-    names = dict.fromkeys(name for row in rows for name in row)
-    series = {name: [row.get(name) for row in rows] for name in names}
+        if record.saved is not None and course.iterates < len(record.rows):
+            raise  # nothing was added to what is there
+        stopped = _broken_off(error, len(record.rows))
+    with held():
+        failure = record.save_last()
+    series: dict[str, Any] = {**record.rows.columns(record.rows.names)}
     summaries = _summaries(run.probes, series, unavailable)
+    if failure:
+        unavailable["checkpoint"] = failure
+    long = record.on_disk and course.iterates > WHOLE
     return Trajectory(
         lr=run.lr,
-        steps=options.steps,
+        steps=run.steps,
         scale=scale,
         loss=problem.loss,
         data=problem.data,
         ended=stopped or run.ended,
         lr_rule=run.lr_rule,
-        series=series,
+        series=series if long else {name: list(column) for name, column in series.items()},
         inequalities=course.inequalities(),
         summary={
             **_numbers(run),
@@ -149,7 +178,52 @@ def observe(
             **({"minimizer": asdict(minimizer)} if minimizer else {}),
             **({"unavailable": unavailable} if unavailable else {}),
         },
+        journal=record.file(course.counts) if long else None,
     )
+
+
+def _caught_up(run: Descent, record: Record, start: Row, course: Course) -> Iterate:
+    """The iterate that an earlier run had come to, and its rows taken up in ``course``.
+
+    Raises:
+        CannotResume: it began with another row than ``start``, or the iterate is another one.
+    """
+    row = start
+    for row in record.earlier():
+        if course.iterates == 0:
+            record.compare(0, start, row)
+        _follow(run, course, row)
+    return record.goal(run, row)
+
+
+def _follow(run: Descent, course: Course, row: Row) -> None:
+    """Take up the next row in ``course``."""
+
+    def number(name: str, missing: float = math.nan) -> float:
+        value = row.get(name)
+        return missing if value is None else value
+
+    sharp = row.get("sharpness") is not None
+    point = Point.of(
+        course.iterates,
+        loss=number("loss"),
+        gradient_norm=number("gradient_norm"),
+        norm=number("block_norms", math.inf),
+        pairing=number("dissipativity"),
+        roundoff=run.start.objective.arithmetic.unit_roundoff,
+        sharpness=(number("sharpness"), number("sharpness.residual", math.inf)) if sharp else None,
+    )
+    course.add(run.rate(course.iterates), point, _tangent(row))
+
+
+def thinned(run: Trajectory) -> Trajectory:
+    """``run`` as a certificate holds it: of a long one that is on disk some iterates only."""
+    if run.journal is None:
+        return run
+    stride, last = run.journal.stride, run.completed
+    kept = [*range(0, last, stride), last]
+    series = {name: [values[k] for k in kept] for name, values in run.series.items()}
+    return evolve(run, series=series)
 
 
 def _broken_off(error: BaseException, step: int) -> str:
@@ -164,13 +238,12 @@ def _broken_off(error: BaseException, step: int) -> str:
 
 
 def _drop_unavailable(run: Descent) -> dict[str, str]:
-    """Probes that need Hessian products of a network that has none, or a tangent Gram matrix that
-    is too large, and why; they are left out."""
+    """Probes whose quantity this network or these data do not allow, and why; they are left out."""
     reasons: dict[str, str] = {}
     for name in run.probes:
         try:
             run.start.observe(name)
-        except (NoSecondDerivative, TangentTooLarge) as error:
+        except Unavailable as error:
             reasons[name] = error.message
     for name in reasons:
         del run.probes[name]
@@ -210,6 +283,7 @@ def _summaries(
             if full == name or full.startswith(f"{name}.")
         }
         if any(x is not None for values in own.values() for x in values):
+            own |= {f".{other}": series[other] for other in probe.reads if other in series}
             try:
                 with foreign(PluginError):
                     summary = dict(probe.summary(own))

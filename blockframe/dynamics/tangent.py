@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from blockframe.dynamics.arithmetic import IdentityCasts
-from blockframe.errors import InputError
+from blockframe.dynamics.probes.probe import Unavailable
 
 if TYPE_CHECKING:
     from blockframe.dynamics.objective import Objective
@@ -44,7 +44,7 @@ PASSES = 64
 """Blocks of columns at most; each takes a backward pass of its own."""
 
 
-class TangentTooLarge(InputError):
+class TangentTooLarge(Unavailable):
     """The tangent Gram matrix of this network on these data is too large."""
 
 
@@ -518,7 +518,8 @@ def _check_size(rows: int) -> None:
     if rows > LARGEST:
         raise TangentTooLarge(
             f"the tangent Gram matrix of {rows} outputs (samples × outputs of each) is too large, "
-            f"{LARGEST} rows at most; the measured PL ratio (pl) stands in its place",
+            f"{LARGEST} rows at most; the measured PL ratio (pl) stands in its place, and "
+            "tangent_bound bounds λ_min from above",
             "Take fewer samples (--samples).",
         )
 
@@ -528,7 +529,7 @@ def _check_columns(rows: int, columns: int, budget: int) -> None:
         raise TangentTooLarge(
             f"the tangent Gram matrix needs {rows} × {columns} derivatives of parameters that are "
             f"not those of a linear layer, more than {PASSES} blocks of {budget >> 20} MiB; the "
-            f"measured PL ratio (pl) stands in its place",
+            "measured PL ratio (pl) stands in its place, and tangent_bound bounds λ_min from above",
             "Take fewer samples (--samples).",
         )
 

@@ -1,4 +1,4 @@
-"""What ``blockframe lr`` shows: the measured and the guaranteed learning rate, as text or as JSON.
+"""What ``blockframe lr`` shows: learning rates measured, stable and guaranteed, as text or as JSON.
 
 A bound is rounded to its safe side wherever it is shown: a rate down, a norm up.
 """
@@ -19,9 +19,12 @@ from blockframe.report.sheet import Sheet
 from blockframe.report.terminal import headline
 from blockframe.report.words import number
 from blockframe.scaling.rates import Dominant, Guarantee, LearningRates
+from blockframe.scaling.stable import LEVELS, Bracket, Start, quantiles
 
 _ASTRONOMIC = -12.0
 """Powers of ten below which a rate is of no use to anyone who trains."""
+_SHOWN = 5
+"""Degenerate starts that are named."""
 
 
 @frozen
@@ -42,10 +45,14 @@ class RatesReport:
         rate = rates.measured.rate
         rows = [
             ("measured", "–" if rate is None else number(rate), self._measured()),
+            *self._stable(),
             ("guaranteed", power_of_ten(bound.log10_rate, up=False), self._guaranteed()),
         ]
         sheet.table(rows, ("", "learning rate", "from"), wrap=(2,))
         sheet.blank()
+        if len(rates.starts) > 1:
+            self._over_starts(sheet)
+            sheet.blank()
         for line in self._explained():
             sheet.line(line)
         write_folded(sheet, bound.findings)
@@ -83,6 +90,8 @@ class RatesReport:
                 **_bound(rates.guarantee),
             },
             "bound_at_start": _bound(rates.at_start),
+            "stable": self._found(rates.starts[0]) if rates.starts else None,
+            "starts": self._starts() if len(rates.starts) > 1 else None,
         }
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
@@ -93,6 +102,103 @@ class RatesReport:
         text = f"λ = {number(m.sharpness)} ± {number(m.residual)} at θ₀"
         text += f" (Lanczos, {m.products} products{'' if m.converged else ', not converged'})"
         return text + ("; 2/λ" if m.rate is not None else ": it bounds no step")
+
+    def _stable(self) -> list[tuple[str, str, str]]:
+        """The rows of the brackets."""
+        rates, search = self.rates, self.rates.search
+        stable = rates.starts[0].stable if rates.starts else None
+        if search is None:
+            return []
+        if stable is None:
+            return [("stable", "–", "no run begins where a number is not finite")]
+        rows = []
+        for name, meaning, bracket in (
+            ("stable", f"L after {search.steps} steps <= L at θ₀", stable.trains),
+            ("monotone", f"no step of {search.steps} raises L", stable.falls),
+        ):
+            text = f"{meaning}; {_run_at(bracket)}"
+            if bracket.below is not None and rates.measured.rate is not None:
+                text += f"; {number(bracket.below / rates.measured.rate)} of the measured"
+            rows.append((name, number(bracket.below), text))
+        if stable.unstable_below:
+            name, shown, text = rows[0]
+            text += f"; but unstable at {', '.join(map(number, stable.unstable_below))}"
+            rows[0] = name, shown, text
+        return rows
+
+    def _over_starts(self, sheet: Sheet) -> None:
+        """Quantiles, and how many starts are degenerate."""
+        starts = self.rates.starts
+        sheet.line(f"Over {len(starts)} starts, seeds {starts[0].seed} to {starts[-1].seed}:")
+        rows = [
+            (name, *(number(q) for q in found))
+            for name, values in _columns(self.rates).items()
+            if (found := quantiles(values)) is not None
+        ]
+        sheet.table(
+            rows, ("", "least", "quarter", "median", "3 quarters", "largest"), right=range(1, 6)
+        )
+        bad = [s for s in starts if s.degenerate]
+        looked = sum(s.rank for s in starts)
+        sheet.line(
+            f"Degenerate starts (gradient 0 or not finite, or DF without full rank, looked at in "
+            f"{looked}): {len(bad)} of {len(starts)}."
+        )
+        for start in bad[:_SHOWN]:
+            sheet.line(f"seed {start.seed}: {start.degenerate}", indent=2)
+        if len(bad) > _SHOWN:
+            sheet.line(f"and {len(bad) - _SHOWN} more", indent=2)
+
+    def _found(self, start: Start) -> dict[str, Any] | None:
+        """The brackets of one start."""
+        search, stable = self.rates.search, start.stable
+        if search is None:
+            return None
+        found: dict[str, Any] = {"steps": search.steps, "width": search.width}
+        if stable is None:
+            return found | {"runs": 0, "trains": None, "falls": None, "unstable_below": []}
+        return found | {
+            "runs": stable.runs,
+            "trains": self._bracket(start, stable.trains),
+            "falls": self._bracket(start, stable.falls),
+            "unstable_below": list(stable.unstable_below),
+        }
+
+    def _bracket(self, start: Start, bracket: Bracket) -> dict[str, Any]:
+        guaranteed, below = self.rates.guarantee.log10_rate, bracket.below
+        # the bound is that of the first start
+        bounded = guaranteed is not None and start is self.rates.starts[0]
+        rate = start.measured.rate
+        return {
+            "below": below,
+            "above": bracket.above,
+            "why": bracket.why or None,
+            "to_measured": None if below is None or rate is None else below / rate,
+            "log10_to_guaranteed": math.log10(below) - guaranteed
+            if below is not None and guaranteed is not None and bounded
+            else None,
+        }
+
+    def _starts(self) -> dict[str, Any]:
+        starts = self.rates.starts
+        quantile = {name: quantiles(v) for name, v in _columns(self.rates, plain=True).items()}
+        return {
+            "seeds": [s.seed for s in starts],
+            "degenerate": sum(bool(s.degenerate) for s in starts),
+            "rank_looked_at": sum(s.rank for s in starts),
+            "levels": list(LEVELS),
+            "quantiles": {n: None if q is None else list(q) for n, q in quantile.items()},
+            "each": [
+                {
+                    "seed": s.seed,
+                    "sharpness": s.measured.sharpness,
+                    "lr": s.measured.rate,
+                    "degenerate": s.degenerate or None,
+                    "stable": self._found(s),
+                }
+                for s in starts
+            ],
+        }
 
     def _guaranteed(self) -> str:
         rates, g = self.rates, self.rates.guarantee
@@ -109,18 +215,35 @@ class RatesReport:
         """What the two mean, why they differ, and where the difference comes from."""
         rates, bound = self.rates, self.rates.guarantee
         if bound.log10_rate is None:
-            return ["No rate is guaranteed. The measured one is about θ₀ only."]
+            return ["No rate is guaranteed. The measured one is about θ₀ only.", *self._borne()]
         cautious = "astronomically cautious here" if bound.log10_rate < _ASTRONOMIC else "cautious"
         lines = [
             f"Below the guaranteed rate every step within that ball descends: proved, {cautious}. "
             "The measured rate is about one point: above it, descent is unstable there; below it, "
             "nothing is promised."
         ]
+        lines += self._borne()
         if math.isfinite(rates.at_start.bound.log):
             lines.append(self._looseness())
         if bound.dominant is not None:
             lines.append(_dominated(bound.dominant))
         return lines
+
+    def _borne(self) -> list[str]:
+        """What the brackets mean."""
+        rates = self.rates
+        stable = rates.starts[0].stable if rates.starts else None
+        if stable is None or rates.search is None:
+            return []
+        text = (
+            f"The stable and the monotone rate are of {stable.runs} runs of {rates.search.steps} "
+            "steps; between rates that were run, and beyond, nothing is known."
+        )
+        bound = rates.guarantee.log10_rate
+        if stable.trains.below is not None and bound is not None:
+            excess = math.log10(stable.trains.below) - bound
+            text += f" The stable one is {_powers(excess)} above the guaranteed."
+        return [text]
 
     def _looseness(self) -> str:
         """The bound at the start beside the measured sharpness."""
@@ -134,6 +257,39 @@ class RatesReport:
         text += f"; the ball adds {_powers(more)}"
         hint = more > 3 and not rates.guarantee.region.about_start
         return text + (" (less: --centre start --radius 0.01)." if hint else ".")
+
+
+def _run_at(bracket: Bracket) -> str:
+    """Which rates were run, and what happened: ``stable at 1, at 1.02 step 3 raised the loss``."""
+    if bracket.below is None:
+        return f"none found, down to {number(bracket.above)}: {bracket.why}"
+    if bracket.above is None:
+        return f"still stable at {number(bracket.below)}, the largest that was run"
+    return f"stable at {number(bracket.below)}, not at {number(bracket.above)}: {bracket.why}"
+
+
+def _columns(rates: LearningRates, *, plain: bool = False) -> dict[str, list[float | None]]:
+    """What is different from start to start, by name: that of the page, or that of JSON."""
+
+    def below(start: Start, name: str) -> float | None:
+        bracket: Bracket | None = getattr(start.stable, name, None)
+        return None if bracket is None else bracket.below
+
+    def share(start: Start) -> float | None:
+        rate, found = start.measured.rate, below(start, "trains")
+        return None if rate is None or found is None else found / rate
+
+    columns = {
+        ("λ at θ₀", "sharpness"): [s.measured.sharpness for s in rates.starts],
+        ("measured", "lr"): [s.measured.rate for s in rates.starts],
+    }
+    if rates.search is not None:
+        columns |= {
+            ("stable", "trains"): [below(s, "trains") for s in rates.starts],
+            ("monotone", "falls"): [below(s, "falls") for s in rates.starts],
+            ("stable/measured", "trains_to_measured"): [share(s) for s in rates.starts],
+        }
+    return {names[plain]: values for names, values in columns.items()}
 
 
 def _powers(count: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from blockframe.certificate.model import Inequality, Subject, Trajectory
@@ -21,11 +21,18 @@ _TITLES = {
     "block_norms": "‖θ‖",
     "dissipativity": "⟨θ, ∇L⟩",
     "output_pairing": "⟨F, ∂L/∂F⟩",
+    "distance": "‖θ − θ₀‖ / ‖θ₀‖",
+    "gradient_lipschitz": "‖Δ∇L‖ / ‖Δθ‖",
+    "block_jacobian": "least σ of block Jacobians",
+    "kinks": "kinks crossed",
 }
 """What every reader looks for, in this order, in the signs of docs/theory; others follow."""
 
-_DETAILS = ("sharpness.residual", "descent.curvature", "descent.margin")
-"""Series of the core that stand in the certificate only; the inequalities sum them up."""
+_DETAILS = (
+    "sharpness.residual", "descent.curvature", "descent.margin", "update_size", "loss_floor",
+    "loss_floor.square", "tangent_bound.residual", "tangent_bound.rounding",
+)  # fmt: skip
+"""Series of the core that stand in the certificate only; others, or the inequalities, say it."""
 
 
 def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> None:
@@ -78,12 +85,17 @@ def _shown(trajectory: Trajectory, subject: Subject) -> list[str]:
     names = [
         name
         for name, values in trajectory.series.items()
-        if name.partition(".")[2] not in blocks
+        if not _of_block(name.partition(".")[2], blocks)
         and name not in _DETAILS
         and any(v is not None for v in values)
     ]
     order = list(_TITLES)
     return sorted(names, key=lambda n: order.index(n) if n in _TITLES else len(order))
+
+
+def _of_block(key: str, blocks: Collection[str]) -> bool:
+    """Whether ``key`` is the name of a block, or that and what of it."""
+    return key in blocks or key.rpartition(".")[0] in blocks
 
 
 def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Two learning rates that are never confused (docs/theory sections 6 and 7).
 
 The *guaranteed* one follows from a bound of the Hessian on a whole region, by the calculus of
-section 2; the *measured* one from the largest eigenvalue of the Hessian at one point.
+section 2; the *measured* one from the largest eigenvalue of the Hessian at one point. What real
+runs bear is a third one, found in `blockframe.scaling.stable`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from blockframe.domains.growth import Growth, Jet
 from blockframe.domains.interpreter import interpret
 from blockframe.domains.magnitude import Magnitude
 from blockframe.domains.norms import frobenius, largest, spectral
-from blockframe.dynamics.descent import start
-from blockframe.dynamics.iterate import NoSecondDerivative
 from blockframe.dynamics.losses import LOSSES, SmoothLoss, Smoothness
+from blockframe.dynamics.probes.probe import Unavailable
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign, out_of_memory
 from blockframe.graph.evaluate import leaves
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from blockframe.analysis import Analysis
     from blockframe.certificate.model import Subject
     from blockframe.contract.claim import Finding
+    from blockframe.dynamics.iterate import Iterate
     from blockframe.dynamics.losses import Loss
-    from blockframe.dynamics.options import Options
-    from blockframe.problem import Problem
+    from blockframe.scaling.stable import Search, Start
 
 NO_BOUND = Magnitude(math.inf)
 
@@ -153,6 +153,8 @@ class LearningRates:
         at_start: the same bound on θ_0 alone. It guarantees nothing; held against the measured λ it
             shows how loose the calculus is, and against the bound on the ball what the ball costs.
         measured: at θ_0.
+        starts: what was found at θ_0, and at those of further seeds.
+        search: how the largest stable rates were looked for; None if they were not.
     """
 
     subject: Subject
@@ -160,25 +162,22 @@ class LearningRates:
     guarantee: Guarantee
     at_start: Guarantee
     measured: Measured
+    starts: tuple[Start, ...] = ()
+    search: Search | None = None
 
 
-def measured(problem: Problem, options: Options) -> Measured:
-    """The curvature at the start of ``problem``.
-
-    Raises:
-        InputError, PluginError: ``problem`` cannot be descended on (`descent.start`).
-    """
+def measured_at(it: Iterate) -> Measured:
+    """The curvature at one θ, or why there is none."""
     try:
-        it = start(problem, options)
         if not it.finite:
             return Measured(why_not="loss or gradient are not finite at θ₀")
         pair = it.curvature
-    except NoSecondDerivative as error:
+    except Unavailable as error:
         return Measured(why_not=error.message)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return Measured(why_not="memory ran out")
+        return Measured(why_not="memory ran out; fewer --samples or --memory may help")
     if not math.isfinite(pair.value):
         return Measured(why_not="the Hessian is not finite at θ₀")
     return Measured(pair.value, pair.residual, pair.products, pair.converged)
@@ -310,6 +309,6 @@ def _dominant(analysis: Analysis, jets: Sequence[Jet[Magnitude]]) -> Dominant | 
 
 
 __all__ = [
-    "Dominant", "Guarantee", "LearningRates", "Measured", "Region", "guaranteed", "measured",
-    "start_norm",
+    "Dominant", "Guarantee", "LearningRates", "Measured", "Region", "guaranteed",
+    "measured_at", "start_norm",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ DOCUMENT: dict[str, Any] = {
         "findings": (list,), **BOUND,
     },
     "bound_at_start": BOUND,
+    "stable": (dict,),
+    "starts": (dict,),
 }  # fmt: skip
 """Keys and types; null may stand for any value but a part of the document."""
 
@@ -140,6 +143,45 @@ def test_a_smaller_ball_guarantees_more(run: Run) -> None:
     assert len(set(rates)) == len(rates)
 
 
+def test_what_runs_bear_stands_beside_it(run: Run) -> None:
+    options = ("--stable", "--steps", "6", "--width", "0.1")
+    result = run("models.py:net", *options)
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    rates = {w[0]: float(w[1]) for w in lines if w and w[0] in ("measured", "stable", "monotone")}
+    assert 0 < rates["monotone"] <= rates["stable"]
+    assert "L after 6 steps <= L at" in result.stdout
+    document = json.loads(run("models.py:net", *options, "--format", "json").stdout)
+    check(document, DOCUMENT)
+    found = document["stable"]
+    assert (found["steps"], found["width"], document["starts"]) == (6, 0.1, None)
+    trains = found["trains"]
+    assert trains["below"] == pytest.approx(rates["stable"], rel=1e-3)
+    assert trains["below"] < trains["above"] <= 1.1 * trains["below"]
+    assert trains["to_measured"] == trains["below"] / document["measured"]["lr"]
+    excess = math.log10(trains["below"]) - document["guaranteed"]["log10_lr"]
+    assert trains["log10_to_guaranteed"] == pytest.approx(excess)
+    plain = json.loads(run("models.py:net", "--format", "json").stdout)
+    assert plain["stable"] is plain["starts"] is None
+
+
+def test_several_starts(run: Run) -> None:
+    options = ("--init", "xavier:2", "--seeds", "3", "--jobs", "1", "--seed", "4")
+    result = run("models.py:net", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "Over 3 starts, seeds 4 to 6:" in result.stdout
+    assert "looked at in 3): 0 of 3." in result.stdout
+    document = json.loads(run("models.py:net", *options, "--format", "json").stdout)
+    starts = document["starts"]
+    assert starts["seeds"] == [4, 5, 6]
+    assert (starts["degenerate"], starts["rank_looked_at"]) == (0, 3)
+    sharpness = sorted(one["sharpness"] for one in starts["each"])
+    assert len(set(sharpness)) == 3
+    assert starts["quantiles"]["sharpness"][::2] == [sharpness[0], sharpness[1], sharpness[2]]
+    assert starts["each"][0]["sharpness"] == document["measured"]["sharpness"]
+    assert "trains" not in starts["quantiles"]
+
+
 def test_no_rate_is_no_error_and_says_why(run: Run) -> None:
     result = run("models.py:net", "--set", "activation=ReLU")
     assert result.exit_code == 0
@@ -169,6 +211,13 @@ def test_no_rate_is_no_error_and_says_why(run: Run) -> None:
         (["models.py:net", "--radius", "two"], "two"),
         (["models.py:net", "--centre", "middle"], "middle"),
         (["models.py:net", "--device", "nosuch"], "nosuch"),
+        (["models.py:net", "--steps", "3"], "--steps is an option of --stable; give both"),
+        (["models.py:net", "--width", "0.1"], "--width is an option of --stable; give both"),
+        (["models.py:net", "--stable", "--width", "0"], "0"),
+        (["models.py:net", "--seeds", "2", "--jobs", "1"], "the start is the same for all 2 seeds"),
+        (["models.py:net", "--init", "he:0"], "the scale '0' of initialization 'he:0'"),
+        (["models.py:net", "--memory", "much"], "memory must be a size such as 4GiB"),
+        (["models.py:net", "--memory", "1kB"], "Give --memory"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], says: str, run: Run) -> None:
@@ -185,5 +234,6 @@ def test_help_is_ascii_and_names_the_options() -> None:
     result = CliRunner().invoke(program, ["lr", "--help"])
     assert result.exit_code == 0
     assert result.stdout.isascii()
-    for option in ("--radius", "--centre", "--loss", "--device", "--format"):
+    options = ("--radius", "--centre", "--loss", "--device", "--format", "--stable", "--steps")
+    for option in (*options, "--width", "--seeds", "--jobs", "--memory", "--init"):
         assert option in result.stdout

@@ -225,7 +225,7 @@ def test_the_same_seed_gives_the_same_numbers(gpt2: Problem) -> None:
         ({"device": "meta"}, "device 'meta'"),
         ({"device": "cuda:99"}, "'cuda:99' is not there"),
         ({"dtype": "float8"}, "dtype 'float8'"),
-        ({"dtype": "bfloat16"}, "float64 or float32"),
+        ({"dtype": "float8"}, "float64, float32, bfloat16, float16"),
         ({"probes": ["sharpnes"]}, "no probe 'sharpnes'. Did you mean sharpness"),
         ({"probes": [3]}, "3 is not a probe"),
         ({"blocks": {"a": ["nosuch"]}}, "'a' has a parameter 'nosuch'"),

@@ -23,6 +23,8 @@ CORE = {
     "loss", "gradient_norm", "sharpness", "sharpness.residual", "sharpness.stability",
     "directional_smoothness", "pl", "block_norms", "block_norms.rest", "dissipativity",
     "dissipativity.rest", "output_pairing", "descent.curvature", "descent.margin",
+    "gradient_lipschitz", "update_size", "update_size.rest", "distance", "distance.rest",
+    "loss_floor", "loss_floor.square",
 }  # fmt: skip
 
 
@@ -62,7 +64,8 @@ def test_every_series_has_one_entry_per_iterate(mlp: Problem) -> None:
     run = trajectory(mlp, lr=0.05, steps=3, device="cpu", scale="proxy")
     assert set(run.series) == CORE
     assert all(len(values) == 4 for values in run.series.values())
-    first = {"directional_smoothness", "descent.curvature", "descent.margin"}
+    first = {"directional_smoothness", "descent.curvature", "descent.margin", "gradient_lipschitz",
+             "update_size", "update_size.rest"}  # fmt: skip
     for name, values in run.series.items():
         assert (values[0] is None) == (name in first)
         assert None not in values[1:]
@@ -277,7 +280,7 @@ def test_a_forward_that_raises_late_keeps_what_was_measured(
 def test_out_of_memory_keeps_what_was_measured(error: Exception, calls: int) -> None:
     for lr in (0.01, "auto"):
         run = trajectory(failing(error, calls), lr=lr, steps=9, device="cpu")
-        assert run.ended == f"out of memory at step {calls}"
+        assert run.ended.startswith(f"out of memory at step {calls}. Try fewer --samples")
         assert len(run.series.get("loss", [])) == calls
         assert descent_claim(run).verdict is Verdict.UNKNOWN
 
@@ -285,7 +288,7 @@ def test_out_of_memory_keeps_what_was_measured(error: Exception, calls: int) -> 
 def test_memory_that_ends_in_the_hessian_is_no_lack_of_a_derivative() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
     run = trajectory(failing(error, 1, backward=True), lr=0.01, steps=9, device="cpu")
-    assert run.ended == "out of memory at step 0"
+    assert run.ended.startswith("out of memory at step 0. Try fewer --samples")
 
 
 def test_a_backward_that_raises_late() -> None:

@@ -17,6 +17,7 @@ from blockframe.domains.magnitude import Magnitude
 from blockframe.report import Page
 from blockframe.report.rates import RatesReport, power_of_ten
 from blockframe.scaling.rates import Dominant, Guarantee, LearningRates, Measured, Region
+from blockframe.scaling.stable import Bracket, Search, Stable, Start
 
 DOMINANT = Dominant("h.0.mlp", Magnitude(math.log(200.0)), "gelu", "h.0.mlp.act", "net.py:17")
 
@@ -114,6 +115,87 @@ def test_a_measurement_without_a_rate(rates: LearningRates, measured: Measured, 
     assert shown in row(rates, "measured")
     assert ("–" in row(rates, "measured")) == (measured.rate is None)
     assert "10^-43.2" in row(rates, "guaranteed")
+
+
+STABLE = Stable(
+    Bracket(1.0, 1.02, "diverged at step 7: the loss reached 2e+07"),
+    Bracket(0.25, 0.255, "step 3 raised the loss"),
+    runs=14,
+)
+MEASURED = Measured(4.0, 1e-3, 12, converged=True)
+
+
+def searched(rates: LearningRates, *starts: Start) -> LearningRates:
+    return evolve(rates, starts=starts, search=Search(50, 0.02))
+
+
+def test_the_rates_that_runs_bear(rates: LearningRates) -> None:
+    found = searched(rates, Start(0, MEASURED, stable=STABLE))
+    assert row(found, "stable").split(maxsplit=2)[:2] == ["stable", "1"]
+    shown = text(found)
+    assert (
+        "L after 50 steps <= L at θ₀; stable at 1, not at 1.02: diverged at step 7: the loss "
+        "reached 2e+07; 2 of the measured"
+    ) in shown
+    assert "no step of 50 raises L; stable at 0.25, not at 0.255: step 3 raised the loss" in shown
+    assert "of 14 runs of 50 steps; between rates that were run, and beyond, nothing" in shown
+    assert "The stable one is 43 powers of ten above the guaranteed." in shown
+    document = json.loads(RatesReport(found).json())
+    assert document["stable"]["trains"] == {
+        "below": 1.0, "above": 1.02, "why": "diverged at step 7: the loss reached 2e+07",
+        "to_measured": 2.0,
+        "log10_to_guaranteed": pytest.approx(100 / math.log(10.0) - math.log10(2.0)),
+    }  # fmt: skip
+    assert document["starts"] is None
+
+
+@pytest.mark.parametrize(
+    ("bracket", "shown", "says"),
+    [
+        (Bracket(None, 1e-9, "it rose"), "–", "none found, down to 1e-09: it rose"),
+        (Bracket(8.0, None), "8", "still stable at 8, the largest that was run"),
+    ],
+)
+def test_a_bracket_with_one_end(
+    rates: LearningRates, bracket: Bracket, shown: str, says: str
+) -> None:
+    stable = Stable(bracket, bracket, 60, unstable_below=(0.5, 0.75))
+    found = searched(rates, Start(0, MEASURED, stable=stable))
+    assert row(found, "stable").split()[1] == shown
+    assert says in text(found)
+    assert "but unstable at 0.5, 0.75" in text(found)
+    assert json.loads(RatesReport(found).json())["stable"]["unstable_below"] == [0.5, 0.75]
+
+
+def test_no_runs_from_a_start_that_is_not_finite(rates: LearningRates) -> None:
+    found = searched(rates, Start(0, Measured(why_not="no"), degenerate="not finite"))
+    assert "no run begins where a number is not finite" in text(found)
+    assert json.loads(RatesReport(found).json())["stable"]["trains"] is None
+
+
+@pytest.mark.parametrize("width", [60, 80, 150])
+def test_quantiles_over_starts(rates: LearningRates, width: int) -> None:
+    starts = [
+        Start(seed, Measured(float(seed + 1), 0.0, 3, converged=True), rank=True, stable=STABLE)
+        for seed in range(8)
+    ]
+    starts += [Start(8, Measured(why_not="no"), degenerate="the gradient is 0")]
+    found = searched(rates, *starts)
+    shown = text(found, Page(width=width))
+    assert "Over 9 starts, seeds 0 to 8:" in shown
+    assert "1 2.75 4.5 6.25 8" in shown  # of 1 to 8
+    assert "looked at in 8): 1 of 9. seed 8: the gradient is 0" in shown
+    document = json.loads(RatesReport(found).json())["starts"]
+    assert document["quantiles"]["sharpness"] == [1.0, 2.75, 4.5, 6.25, 8.0]
+    assert document["quantiles"]["trains_to_measured"][0] == 0.5
+    assert document["degenerate"] == 1
+    assert document["each"][8] == {
+        "seed": 8, "sharpness": None, "lr": None, "degenerate": "the gradient is 0",
+        "stable": {"steps": 50, "width": 0.02, "runs": 0, "trains": None, "falls": None,
+                   "unstable_below": []},
+    }  # fmt: skip
+    # the guarantee is about the first start only
+    assert document["each"][1]["stable"]["trains"]["log10_to_guaranteed"] is None
 
 
 def test_findings_are_shown_in_full(rates: LearningRates) -> None:

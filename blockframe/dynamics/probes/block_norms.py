@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class BlockNorms(Probe):
     """‖θ_k‖, and ‖θ_l‖ for each block l."""
 
-    name = "block_norms"
+    name, unit = "block_norms", "θ"
 
     def observe(self, it: Iterate) -> Observation:
         return {"": it.theta_norm, **it.block_norms}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class DirectionalSmoothness(Probe):
     """M of the step that leads to θ_k, exact: docs/theory section 6. None at θ_0."""
 
-    name = "directional_smoothness"
+    name, unit = "directional_smoothness", "L/θ²"
 
     def observe(self, it: Iterate) -> float | None:
         before = it.previous

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class GradientNorm(Probe):
     """‖∇L(θ_k)‖."""
 
-    name = "gradient_norm"
+    name, unit = "gradient_norm", "L/θ"
 
     def observe(self, it: Iterate) -> float:
         return it.gradient_norm

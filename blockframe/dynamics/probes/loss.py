@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class LossProbe(Probe):
     """L(θ_k)."""
 
-    name = "loss"
+    name, unit = "loss", "L"
 
     def observe(self, it: Iterate) -> float:
         return it.loss

@@ -14,7 +14,7 @@ class OutputPairing(Probe):
     The pairing of a linear head, and of any parameters of which F is homogeneous of degree 1.
     """
 
-    name = "output_pairing"
+    name, unit = "output_pairing", "L"
 
     def observe(self, it: Iterate) -> float:
         return it.output_pairing

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class PLRatio(Probe):
     """μ_k = ‖∇L(θ_k)‖² / (2(L(θ_k) − L_inf)): docs/theory section 4. None where L is at L_inf."""
 
-    name = "pl"
+    name, unit = "pl", "L/θ²"
 
     def observe(self, it: Iterate) -> float | None:
         excess = it.loss - it.objective.infimum

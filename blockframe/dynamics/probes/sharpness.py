@@ -10,9 +10,15 @@ if TYPE_CHECKING:
 
 
 class Sharpness(Probe):
-    """λ_max(∇²L(θ_k)), its residual bound, and ηλ/2, which is below 1 where the step is stable."""
+    """λ_max(∇²L(θ_k)), the largest algebraic eigenvalue (`Iterate.curvature`).
 
-    name = "sharpness"
+    ``residual``: a bound: an eigenvalue is within it;
+    ``stability``: ηλ/2, which is below 1 where the step is stable;
+    ``cold``: 1 if a random vector was searched from, so that no larger eigenvalue was missed as far
+        as such a search can tell; 0 if only what was found at the iterate before was followed.
+    """
+
+    name, unit = "sharpness", "L/θ²"
     curvature = True
 
     def observe(self, it: Iterate) -> Observation:
@@ -21,6 +27,7 @@ class Sharpness(Probe):
             "": pair.value,
             "residual": pair.residual,
             "stability": it.lr * pair.value / 2,
+            "cold": float(pair.cold),
         }
 
     def summary(self, series: Mapping[str, Sequence[float | None]]) -> Mapping[str, Any]:

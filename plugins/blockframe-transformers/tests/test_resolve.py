@@ -265,3 +265,33 @@ def test_logging_of_transformers_is_left_as_it_was():
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     resolve("gpt2")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+class TestInitialization:
+    @pytest.mark.parametrize("spec", ["gpt_oss", "llama4_text", "mixtral"])
+    def test_experts_get_the_variance_of_their_inputs(self, spec):
+        """Whether a layer holds them as (experts, inputs, outputs) or the other way round."""
+        module = resolve(spec, init="lecun").runnable.module
+        width = module.config.hidden_size
+        weights = {n: p.detach() for n, p in module.named_parameters() if ".experts." in n}
+        up = next(p for n, p in weights.items() if "gate_up_proj" in n and "bias" not in n)
+        assert width in up.shape[1:]
+        inner = up.numel() // (len(up) * width) // 2
+        assert up.std().item() == pytest.approx(width**-0.5, rel=0.05)
+        down = next(p for n, p in weights.items() if "down_proj" in n and "bias" not in n)
+        assert down.std().item() == pytest.approx(inner**-0.5, rel=0.05)
+
+    def test_biases_of_experts_are_no_matrices(self):
+        module = resolve("gpt_oss", init="xavier").runnable.module
+        biases = [p for n, p in module.named_parameters() if n.endswith("_proj_bias")]
+        assert biases
+        assert all(p.dim() == 2 and not p.detach().any() for p in biases)
+
+    def test_every_scheme_and_a_scale(self):
+        plain, half = (resolve("gpt2", init=f"orthogonal{s}").runnable for s in ("", ":0.5"))
+        for (name, a), b in zip(
+            plain.module.named_parameters(), half.module.parameters(), strict=True
+        ):
+            drawn = "c_" in name and name.endswith("weight")
+            assert torch.allclose(b, 0.5 * a if drawn else a), name
+        assert "orthogonal:0.5" in half.data

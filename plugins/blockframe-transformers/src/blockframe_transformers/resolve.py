@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from attrs import evolve
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as their_logging
@@ -165,7 +166,8 @@ def _problem(
     batch = tasks.batch(arch.task, model.config, request)
     keywords = {**batch.keywords, **tasks.constants(model)}
     # A mixer's decay rates (A_log) form a matrix that multiplies nothing.
-    initialize(model, request.init, request.seed, transposed=(Conv1D,), keep=("A_log",))
+    turned: tuple[type[nn.Module], ...] = (Conv1D, *_turned_experts(model))
+    initialize(model, request.init, request.seed, transposed=turned, keep=("A_log",))
     with foreign(lambda why: SpecError(f"{spec} cannot be run ({why})")), torch.no_grad():
         logits = model(*batch.inputs, **keywords)["logits"]
     if batch.targets is None or logits.shape[:-1] != batch.targets.shape:
@@ -186,6 +188,20 @@ def _problem(
         data=f"{batch.words}; {weights}",
         note=note,
     )
+
+
+def _turned_experts(model: PreTrainedModel) -> tuple[type[nn.Module], ...]:
+    """Classes of layers that hold their experts as (experts, inputs, outputs).
+
+    Transformers says so of the layers that its own kernels can run (`use_experts_implementation`);
+    Llama 4 multiplies batched matrices by itself.
+    """
+    kinds = {
+        type(layer)
+        for layer in model.modules()
+        if getattr(layer, "is_transposed", False) or type(layer).__name__ == "Llama4TextExperts"
+    }
+    return tuple(kinds)
 
 
 def _differences(large: PreTrainedConfig, small: PreTrainedConfig) -> str:
