@@ -34,7 +34,8 @@ class Recipe:
     """What was asked for: enough to do it again (``blockframe verify --replay``).
 
     The options of `blockframe.certify`; ``spec`` is None where the target was given in Python,
-    ``lr`` where it was to be chosen, a text where it follows a rule; ``probes`` are names; ``memory`` is in bytes.
+    ``lr`` where it was to be chosen, a text where it follows a rule; ``probes`` are names;
+    ``memory`` is in bytes.
     """
 
     spec: str | None
@@ -219,6 +220,6 @@ class Certificate:
 
 
 __all__ = [
-    "SCHEMA", "BlockSummary", "Certificate", "Claim", "Evidence", "Finding", "Inequality", "Journal",
-    "Outcome", "Recipe", "Subject", "Trajectory", "Verdict",
+    "SCHEMA", "BlockSummary", "Certificate", "Claim", "Evidence", "Finding", "Inequality",
+    "Journal", "Outcome", "Recipe", "Subject", "Trajectory", "Verdict",
 ]  # fmt: skip

@@ -16,9 +16,12 @@ from blockframe.certificate.journal_check import condensed, whole_run
 from blockframe.certificate.ledger import Ledger, quoted, real, whole
 from blockframe.certificate.model import Certificate, Inequality, Trajectory
 from blockframe.certificate.run_theory import (
+    BY_BLOCK,
     CORE,
     DERIVED,
     MEASURED,
+    MOVED,
+    ON_REQUEST,
     ROUNDOFF,
     SHARPNESS,
     SPLIT,
@@ -78,7 +81,9 @@ def check_run(
         f"trajectory: {len(seen)} iterates: what follows from their measured series, and all "
         f"{len(found)} inequalities"
     )
-    measured = ", ".join(n for n in (*MEASURED, *SHARPNESS[:2]) if n in run.series)
+    measured = ", ".join(
+        n for n in (*MEASURED, *SHARPNESS[:2], SHARPNESS[3], *MOVED) if n in run.series
+    )
     ledger.leave(f"trajectory: {measured}: as measured")
     return run, found
 
@@ -251,11 +256,15 @@ def _parsed(text: str) -> float | None:
 def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> None:
     series, unavailable = run.series, run.summary.get("unavailable", {})
     unmeasured = isinstance(unavailable, Mapping) and "sharpness" in unavailable
-    wanted = {"loss", *(MEASURED if seen else ()), *(DERIVED if seen else ())}
+    wanted = {"loss", *((*MEASURED, *DERIVED, *MOVED) if seen else ())}
     for name in sorted(wanted if unmeasured or not seen else wanted.union(SHARPNESS)):
         ledger.demand(name in series, "trajectory.series", f"no {name}", "every run has one")
-    known = {*MEASURED, *SHARPNESS, *DERIVED, "lr"}
-    foreign = [quoted(n) for n in series if n not in known and not n.startswith(SPLIT)]
+    known = {*MEASURED, *SHARPNESS, *DERIVED, *MOVED, "lr"}
+    others = [n for n in series if n not in known and not n.startswith((*SPLIT, *BY_BLOCK))]
+    asked = sorted({n.partition(".")[0] for n in others}.intersection(ON_REQUEST))
+    if asked:
+        ledger.leave(f"trajectory: {', '.join(asked)}: as measured")
+    foreign = [quoted(n) for n in others if n.partition(".")[0] not in ON_REQUEST]
     if foreign:
         ledger.unverifiable.append(f"trajectory.series of plugins: {', '.join(foreign[:20])}")
     if unmeasured:
@@ -271,10 +280,91 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
     for k, p in enumerate(seen):
         at = f"iterate {k} of the trajectory"
         signs = min(p.slope, p.norm, p.residual) >= 0
+        if p.sharpness is not None:
+            cold = series.get("sharpness.cold", [None] * (k + 1))[k]
+            fits = cold == 1 or (cold == 0 and k > 0)
+            what = "1 or 0, and 1 at the first"
+            ledger.demand(fits, f"{at}, sharpness.cold", repr(cold), what)
         ledger.demand(signs, at, "a negative norm or residual", "norms and distances are not")
         low = least is not None and p.loss < least - p.noise
         ledger.demand(not low, at, f"the loss {p.loss!r}", f"none is below {least}")
         _check_pairing(ledger, at, p.pairing, p.norm, p.slope)
+    _check_moves(ledger, run, seen)
+
+
+def _check_moves(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> None:
+    """What was measured between iterates fits the length of the steps, η_k‖∇L_k‖, up to rounding.
+
+    A number is missing only where it would be over 0.
+    """
+    path, start = 0.0, seen[0].norm if seen else 0.0
+    for k, p in enumerate(seen):
+        before, at = seen[k - 1] if k else None, f"iterate {k} of the trajectory"
+        length = before.lr * before.slope if before is not None else 0.0
+        path += length
+        room = PARTS * (path + p.norm + start)
+        update, distance, steepness = (run.series.get(n, [None] * (k + 1))[k] for n in MOVED)
+        if before is None:
+            moved = [update, steepness, distance or None]
+            for name, values in run.series.items():
+                if name.startswith(BY_BLOCK):
+                    moved.append(values[k] or None)
+            none = all(x is None for x in moved)
+            ledger.demand(none, at, "that θ has moved", "it is the first")
+        else:
+            there = update is not None or not _finite(length, before.norm) or before.norm == 0
+            ledger.demand(there, f"{at}, update_size", "nothing", "the step has a length")
+            still = not _finite(length, p.slope + before.slope) or length <= room
+            ledger.demand(steepness is not None or still, f"{at}, gradient_lipschitz", "nothing",
+                          "the step has a length")  # fmt: skip
+            if steepness is not None:
+                most = (p.slope + before.slope) * (1 + PARTS)
+                fits = steepness >= 0 and steepness * max(length - room, 0.0) <= most
+                what = f"gradients apart by {steepness * length!r}"
+                ledger.demand(fits, f"{at}, gradient_lipschitz", what, f"{most!r} is the most")
+        if update is not None and before is not None:
+            step = update * before.norm
+            close = abs(step - length) <= room or not math.isfinite(length)
+            ledger.demand(close, f"{at}, update_size", f"‖θ_k − θ_(k−1)‖ = {step!r}",
+                          f"the step has length {length!r}")  # fmt: skip
+            _check_shares(ledger, run, "update_size", k, k - 1, step, room)
+        known = distance is not None or start == 0 or not _finite(path, p.norm)
+        ledger.demand(known, f"{at}, distance", "nothing", "θ_0 is not 0")
+        if distance is not None:
+            far = distance * start
+            fits = distance >= 0 and (far <= path + room or not math.isfinite(path))
+            ledger.demand(fits, f"{at}, distance", f"‖θ_k − θ_0‖ = {far!r}",
+                          f"the path has length {path!r}")  # fmt: skip
+            _check_shares(ledger, run, "distance", k, 0, far, room)
+
+
+def _finite(*numbers: float) -> bool:
+    """Whether the squares of all of them are."""
+    return all(math.isfinite(x * x) for x in numbers)
+
+
+def _check_shares(
+    ledger: Ledger, run: Trajectory, name: str, k: int, base: int, whole_: float, room: float
+) -> None:
+    """What blocks moved by, relative to their norms at iterate ``base``, adds up to ``whole_``."""
+    square, complete = 0.0, True
+    for series, norms in run.series.items():
+        if not series.startswith("block_norms."):
+            continue
+        block = series.removeprefix("block_norms.")
+        part, norm = run.series.get(f"{name}.{block}", [None] * (k + 1))[k], norms[base]
+        at = f"iterate {k} of the trajectory, {name}.{quoted(block)}"
+        none = part is None and (norm is None or norm == 0)
+        if not ledger.demand(none or (part is not None and part >= 0), at, repr(part),
+                             "it is a number >= 0, if the norm is not 0"):  # fmt: skip
+            return
+        complete = complete and not none
+        square += (part or 0.0) ** 2 * (norm or 0.0) ** 2
+    if not _finite(whole_, square) or not square:
+        return
+    total, at = math.sqrt(square), f"iterate {k} of the trajectory, {name}"
+    fits = total <= whole_ + room and (not complete or total >= whole_ - room)
+    ledger.demand(fits, at, f"parts that add up to {total!r}", f"the whole is {whole_!r}")
 
 
 def _check_pairing(ledger: Ledger, at: str, pairing: float, norm: float, slope: float) -> None:
@@ -293,6 +383,9 @@ def _check_blocks(
     )
     if not ledger.expect("trajectory.series.dissipativity.*", sorted(pairs), sorted(norms)):
         return
+    for split in BY_BLOCK:
+        moved = sorted(n.removeprefix(split) for n in run.series if n.startswith(split))
+        ledger.expect(f"trajectory.series.{split}*", moved, sorted(norms))
     for k, p in enumerate(seen):
         at, square = f"iterate {k} of the trajectory", p.norm * p.norm
         most = sum(x * x for values in norms.values() if (x := values[k]) is not None)

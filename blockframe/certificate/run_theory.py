@@ -20,10 +20,49 @@ from blockframe.certificate.model import Inequality, Trajectory
 PER_STEP = ("monotone decrease", "stability", "descent lemma", "norm recursion")
 """In the order in which the first violated one is named."""
 MEASURED = ("loss", "gradient_norm", "block_norms", "dissipativity", "output_pairing")
-SHARPNESS = ("sharpness", "sharpness.residual", "sharpness.stability")
-DERIVED = ("directional_smoothness", "pl", "descent.curvature", "descent.margin")
+SHARPNESS = ("sharpness", "sharpness.residual", "sharpness.stability", "sharpness.cold")
+DERIVED = (
+    "directional_smoothness", "pl", "descent.curvature", "descent.margin", "loss_floor",
+    "loss_floor.square",
+)  # fmt: skip
+MOVED = ("update_size", "distance", "gradient_lipschitz")
+"""Measured between iterates."""
 SPLIT = ("block_norms.", "dissipativity.")
-CORE = ("loss", "sharpness", "pl", "dissipativity", "descent")
+BY_BLOCK = ("update_size.", "distance.")
+ON_REQUEST = (
+    "tangent", "tangent_bound", "block_jacobian", "kinks", "bottom_eigenvalue",
+    "segment_curvature", "spectral_density",
+)  # fmt: skip
+"""Probes of the core that are there where they were asked for."""
+FIGURES: dict[str, dict[str, tuple[str, str]]] = {
+    "sharpness": {
+        "max": ("greatest", ""), "max_stability": ("greatest", ".stability"),
+        "worst_residual": ("greatest", ".residual"),
+    },
+    "pl": {"min": ("least", "")},
+    "descent": {"max_curvature": ("greatest", ".curvature")},
+    "gradient_lipschitz": {"max": ("greatest", "")},
+    "update_size": {"max": ("greatest", "")},
+    "distance": {"max": ("greatest", "")},
+    "loss_floor": {"least": ("least", ""), "neighbourhood": ("least but the last", ".square")},
+    "tangent": {
+        "min": ("least", ""), "min_pl_bound": ("least", ".pl_bound"),
+        "max_change": ("greatest", ".change"),
+    },
+    "tangent_bound": {"min": ("least", "")},
+    "kinks": {
+        "crossings": ("sum", ""), "crossing_steps": ("positive", ""),
+        "least_margin": ("least", ".margin"),
+    },
+    "bottom_eigenvalue": {
+        "min": ("least", ""), "worst_residual": ("greatest", ".residual"),
+    },
+    "segment_curvature": {
+        "max": ("greatest", ""), "max_sharpness": ("greatest", ".sharpness"),
+    },
+}  # fmt: skip
+"""Of a probe about the whole run: how a figure follows, and from which of the probe's series."""
+CORE = ("loss", "dissipativity", "block_jacobian", *FIGURES)
 """Probes with figures about the whole run."""
 
 UNITS = 64
@@ -104,7 +143,8 @@ def derived_series(run: Trajectory, points: Sequence[Point]) -> dict[str, Number
             rows = _of_step(before.lr, k - 1, before, p)
             rows = [i for i in rows if i.name == "descent lemma"]
             margin = rows[0].margin if rows else None
-        for name, value in zip(found, (stable, along, ratio, curvature, margin), strict=True):
+        values = (stable, along, ratio, curvature, margin, excess, p.square)
+        for name, value in zip(found, values, strict=True):
             found[name].append(value if value is not None and math.isfinite(value) else None)
     missing: Numbers = [None] * (len(run.series["loss"]) - len(points))
     return {name: values + missing for name, values in found.items()}
@@ -215,7 +255,7 @@ def of_run(run: Trajectory, points: Sequence[Point]) -> list[Inequality]:
 
 
 def _of_tangent(run: Trajectory, k: int, p: Point, roundoff: float) -> list[Inequality]:
-    """The PL ratio is at least what follows from the least eigenvalue of the tangent Gram matrix."""
+    """The PL ratio is at least what follows from the least eigenvalue of K."""
     names = ("tangent", "tangent.error", "tangent.pl_bound")
     least, error, bound = (run.series[n][k] if n in run.series else None for n in names)
     infimum = real(run.summary.get("loss_infimum"))
@@ -263,24 +303,55 @@ def summary(
         derived["edge_of_stability"] = edge
     if series["loss"]:
         derived["loss"] = {"first": series["loss"][0], "last": series["loss"][-1]}
-    if any(series.get(name) for name in SHARPNESS):
-        names = {"max": "", "max_stability": ".stability", "worst_residual": ".residual"}
-        derived["sharpness"] = {
-            key: max(series.get(f"sharpness{name}", []), default=None)
-            for key, name in names.items()
+    for probe, figures in FIGURES.items():
+        if any(v for n, v in series.items() if n.partition(".")[0] == probe):
+            derived[probe] = {
+                key: _figure(how, run.series.get(f"{probe}{part}", []))
+                for key, (how, part) in figures.items()
+            }
+    jacobians = {n: v for n, v in series.items() if n.partition(".")[0] == "block_jacobian"}
+    if any(jacobians.values()):
+        names = [n.removesuffix(".largest") for n in jacobians if n.endswith(".largest")]
+        derived["block_jacobian"] = {
+            "least": min(jacobians.get("block_jacobian", []), default=None),
+            "blocks": {
+                n.removeprefix("block_jacobian."): min(jacobians.get(n, []), default=None)
+                for n in names
+            },
         }
-    if series.get("pl"):
-        derived["pl"] = {"min": min(series["pl"])}
     pairs = {n: v for n, v in series.items() if n.partition(".")[0] == "dissipativity"}
     if any(pairs.values()):
         b = {n: max([0.0, *(-x for x in v)]) for n, v in pairs.items()}
         total = b.pop("dissipativity", None)
         blocks = {n.removeprefix("dissipativity."): x for n, x in b.items()}
-        derived["dissipativity"] = {"b": total, "blocks": blocks}
-    if series.get("descent.curvature") or series.get("descent.margin"):
-        top = max(series.get("descent.curvature", []), default=None)
-        derived["descent"] = {"max_curvature": top}
+        derived["dissipativity"] = {"b": total, "blocks": blocks, "pairs": _pairs(run, total)}
     return derived
+
+
+def _figure(how: str, series: Numbers) -> float | None:
+    known = [x for x in (series[:-1] if how.endswith("last") else series) if x is not None]
+    match how:
+        case "greatest":
+            return max(known, default=None)
+        case "sum":
+            return int(sum(known))
+        case "positive":
+            return sum(x > 0 for x in known)
+    return min(known, default=None)
+
+
+def _pairs(run: Trajectory, smallest: float | None) -> list[dict[str, float]]:
+    """The largest a >= 0 for the smallest b, twice and four times as much."""
+    columns = (run.series.get(name, []) for name in ("dissipativity", "block_norms"))
+    known = [
+        (p, n * n)
+        for p, n in zip(*columns, strict=False)
+        if p is not None and n is not None and n * n > 0
+    ]
+    if not known or smallest is None:
+        return []
+    bounds = [smallest, 2 * smallest, 4 * smallest] if smallest > 0 else [0.0]
+    return [{"a": max(0.0, min((p + b) / square for p, square in known)), "b": b} for b in bounds]
 
 
 def _edge(points: Sequence[Point]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from blockframe.problem import Problem
 if TYPE_CHECKING:
     from blockframe.analysis import Analysis
 
+RESERVED = ("step", "lr")
+"""What a run says of every iterate; no probe can have these names."""
+
 Probes = Iterable[str | Probe | type[Probe]]
 
 
@@ -136,6 +139,8 @@ def _probes(probes: Probes, known: Mapping[str, type[Probe]]) -> dict[str, Probe
             raise InputError(
                 f"{instance!r} is not a probe", "Give a name, a Probe class or a Probe."
             )
+        if instance.name in RESERVED:
+            raise PluginError(f"a probe cannot be called {instance.name!r}", "Rename it.")
         found[instance.name] = instance
     return found
 

@@ -75,6 +75,14 @@ def diverged(models: Path, registry: Registry) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def ruled(models: Path, registry: Registry) -> dict[str, Any]:
+    """A run by a schedule, with a bound of the PL ratio at every iterate."""
+    return _document(
+        f"{models}:net", registry=registry, steps=2, lr="linear:auto:0.02", probes=["tangent"]
+    )
+
+
+@pytest.fixture(scope="session")
 def ranked(tanh: dict[str, Any]) -> dict[str, Any]:
     """``tanh`` with a claim that HOLDS on clause N, made by hand."""
     return with_rank(tanh, matrix(5, seed=1))

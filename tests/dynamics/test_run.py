@@ -21,7 +21,8 @@ from blockframe.problem import Problem
 
 CORE = {
     "loss", "gradient_norm", "sharpness", "sharpness.residual", "sharpness.stability",
-    "directional_smoothness", "pl", "block_norms", "block_norms.rest", "dissipativity",
+    "sharpness.cold", "directional_smoothness", "pl", "block_norms", "block_norms.rest",
+    "dissipativity",
     "dissipativity.rest", "output_pairing", "descent.curvature", "descent.margin",
     "gradient_lipschitz", "update_size", "update_size.rest", "distance", "distance.rest",
     "loss_floor", "loss_floor.square",
