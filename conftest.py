@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+# The tensors of tests are small: a second thread costs more than it brings, also in the processes
+# that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As the command line sets it: without it CUDA's sums of products are not repeatable.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 import torch
 
-# The tensors of tests are small: a second thread costs more than it brings.
 torch.set_num_threads(1)
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-"""As the command line sets it: without it CUDA's sums of products are not repeatable."""

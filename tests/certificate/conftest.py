@@ -56,8 +56,8 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def tanh(models: Path, registry: Registry) -> dict[str, Any]:
-    """A network that is analytic, trained for 5 steps."""
-    return _document(f"{models}:net", registry=registry, steps=5)
+    """A network that is analytic, trained for 3 steps."""
+    return _document(f"{models}:net", registry=registry, steps=3)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,6 @@ MEASURED = {
     r"subject\.digests\.\w+": "of data and start, which are not in the certificate",
     r"subject\.recipe(\.(spec|data|full|samples|probes))?": "what was asked for",
     r"trajectory\.series\.sharpness\.residual\.\*": "errors of sharpnesses that are not the worst",
-    r"trajectory\.series\.sharpness\.cold\.\*": "whether a search began anew",
     r"trajectory\.series\.gradient_lipschitz\.\*": "how fast the gradient turns, below a bound",
     r"trajectory\.series\.tangent(\.(error|change|effective_rank))?(\.\*)?": "of a Gram matrix",
     r"trajectory\.summary\.minimizer(\.(loss|nullity|gap))?": "at a point that is not there",
@@ -260,26 +259,20 @@ def _parent(document: Any, path: Place) -> Any:
     return document
 
 
-Judged = list[tuple[Mutation, Certificate | None, CheckReport | None]]
+Judged = tuple[Mutation, Certificate | None, CheckReport | None]
 
 
-@pytest.fixture(scope="module")
-def judged(request: pytest.FixtureRequest) -> dict[str, Judged]:
-    """For each certificate its mutations, sealed anew: what they read as, and what is found."""
-    found: dict[str, Judged] = {}
-    for name in CERTIFICATES:
-        document = request.getfixturevalue(name)
-        found[name] = []
-        for mutation in mutations(document):
-            if WITHIN[name] and not concerned(document, mutation.path).intersection(WITHIN[name]):
-                continue
-            try:
-                certificate = Certificate.from_json(mutation.text(sealed=True))
-            except CertificateError:
-                found[name].append((mutation, None, None))
-            else:
-                found[name].append((mutation, certificate, check(certificate)))
-    return found
+def judged(document: dict[str, Any], within: tuple[str, ...]) -> Iterator[Judged]:
+    """Mutations, sealed anew: what they read as, and what is found."""
+    for mutation in mutations(document):
+        if within and not concerned(document, mutation.path).intersection(within):
+            continue
+        try:
+            certificate = Certificate.from_json(mutation.text(sealed=True))
+        except CertificateError:
+            yield mutation, None, None
+        else:
+            yield mutation, certificate, check(certificate)
 
 
 def concerned(document: dict[str, Any], path: Place) -> set[str]:
@@ -296,34 +289,27 @@ def listed(mutation: Mutation) -> str | None:
 
 @pytest.mark.slow
 def test_every_false_mutation_is_rejected_though_it_is_sealed_anew(
-    judged: dict[str, Judged], document: dict[str, Any], request: pytest.FixtureRequest
+    request: pytest.FixtureRequest,
 ) -> None:
-    name = request.node.callspec.params["document"]
-    original, rejected, missed = read(document), 0, []
-    for mutation, certificate, report in judged[name]:
-        if certificate == original:
-            continue  # a key left out that says what its absence says
-        if report is None or not report.stands:
-            rejected += 1
-            assert report is None or all(c.where != "seal" for c in report.rejected)
-        elif listed(mutation) is None:
-            missed.append(str(mutation))
-    assert missed == []
+    """And what the lists above excuse does occur, and is not rejected."""
     least = {"tanh": 1200, "relu": 300, "diverged": 300, "ruled": 300, "ranked": 40}
-    assert rejected >= least[name]
-
-
-@pytest.mark.slow
-def test_no_place_is_listed_in_vain(
-    judged: dict[str, Judged], request: pytest.FixtureRequest
-) -> None:
-    """What the lists above excuse does occur, and is not rejected."""
-    used = set()
+    missed, used = [], set()
     for name in CERTIFICATES:
-        original = read(request.getfixturevalue(name))
-        for mutation, certificate, report in judged[name]:
-            if report is not None and report.stands and certificate != original:
-                used.add(listed(mutation))
+        document, rejected = request.getfixturevalue(name), 0
+        original = read(document)
+        for mutation, certificate, report in judged(document, WITHIN[name]):
+            if certificate == original:
+                continue  # a key left out that says what its absence says
+            excuse = listed(mutation)
+            if report is None or not report.stands:
+                rejected += 1
+                assert report is None or all(c.where != "seal" for c in report.rejected)
+            elif excuse is None:
+                missed.append(f"{name}: {mutation}")
+            else:
+                used.add(excuse)
+        assert rejected >= least[name]
+    assert missed == []
     assert UNCHECKED.keys() - used == set()
 
 
