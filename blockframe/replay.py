@@ -29,7 +29,7 @@ ROUNDED: dict[str, tuple[str, ...]] = {
     "nondegeneracy": ("residual", "least singular value", "matrix"),
 }
 """Clauses whose numbers must be equal, and those that rounding changes."""
-_LANCZOS = 1e-4  # relative accuracy that is asked of a sharpness, with some room
+_LANCZOS = 4e-3  # a sharpness is searched to 1e-3 (`Iterate.accuracy`), twice, with some room
 
 
 def replay(

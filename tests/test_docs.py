@@ -132,7 +132,7 @@ def test_readme_states_two_commands_that_share_their_installation() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     certify, tests = re.findall(r"^python3 -m venv .*$", text, re.MULTILINE)
     assert certify.endswith("&& blockframe certify gpt2")
-    assert tests.endswith("&& pytest")
+    assert tests.endswith("&& pytest -n auto")
     assert tests.replace(" -r requirements-dev.txt", "").startswith(
         certify.removesuffix("blockframe certify gpt2")
     )
