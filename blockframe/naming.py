@@ -35,8 +35,5 @@ def lookup(
         InputError: there is no such name (or ``error``); it suggests the nearest.
     """
     if name not in known:
-        remedy = suggestion(name, known)
-        if kind == "probe":
-            remedy += " The built-in ones are always measured."
-        raise error(f"there is no {kind} {name!r}", remedy)
+        raise error(f"there is no {kind} {name!r}", suggestion(name, known))
     return known[name]

@@ -16,7 +16,7 @@ from blockframe.certificate.ledger import Ledger, quoted, real, whole
 from blockframe.certificate.model import Claim, Evidence, Trajectory, Verdict
 from blockframe.certificate.run_theory import ROUNDOFF, UNITS
 
-ACCURACY = {"float64": 1e-9, "float32": 1e-3}
+ACCURACY = {"float64": 1e-9, "float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 """Of a measured pairing, in units of ‖θ_l‖‖∇L‖."""
 OUTPUT = {"loss", "output_bound", "samples", "targets_square", "classes"}
 """Numbers about ⟨F, ∇_F L⟩, and what its bound follows from."""

@@ -66,7 +66,7 @@ CORE = ("loss", "dissipativity", "block_jacobian", *FIGURES)
 """Probes with figures about the whole run."""
 
 UNITS = 64
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 NOT_FINITE = re.compile(r"the (loss|gradient) is not finite at step \d+")
 """Of ``Trajectory.ended``."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blockframe.certificate.model import Trajectory
 
 EVERYWHERE = "all parameters; the loss and the data given; evaluation mode"
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 CONTRADICTED = "D101"
 INVARIANT = "D102"
 

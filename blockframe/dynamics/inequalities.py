@@ -175,8 +175,8 @@ def of_tangent(
 class Course:
     """What follows from a run, taken up iterate by iterate (docs/theory section 6).
 
-    Every inequality is kept as long as there are no more than ``whole`` iterates; of a longer run the
-    first violated one of each name, the first undecided and the one with the least margin, and
+    Every inequality is kept as long as there are no more than ``whole`` iterates; of a longer run
+    the first violated one of each name, the first undecided and the one with the least margin, and
     all of the first step on which one is violated.
 
     Attributes:

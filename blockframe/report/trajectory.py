@@ -29,8 +29,8 @@ _TITLES = {
 """What every reader looks for, in this order, in the signs of docs/theory; others follow."""
 
 _DETAILS = (
-    "sharpness.residual", "descent.curvature", "descent.margin", "update_size", "loss_floor",
-    "loss_floor.square", "tangent_bound.residual", "tangent_bound.rounding",
+    "sharpness.residual", "sharpness.cold", "tangent.error", "descent.curvature", "descent.margin",
+    "update_size", "loss_floor", "loss_floor.square", "tangent_bound.residual", "tangent_bound.rounding",
 )  # fmt: skip
 """Series of the core that stand in the certificate only; others, or the inequalities, say it."""
 
@@ -43,7 +43,9 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     taken, asked = trajectory.completed, trajectory.steps
     steps = plural(taken, "step") if taken == asked else f"{taken} of {plural(asked, 'step')}"
     ended = "" if trajectory.ended == "completed" else f" · ended: {trajectory.ended}"
-    sheet.line(f"lr {_rate(trajectory)} · {steps}{ended}", indent=4)
+    rule = subject.recipe.lr if subject.recipe is not None else None
+    changing = f", then by {rule}" if isinstance(rule, str) else ""
+    sheet.line(f"lr {_rate(trajectory)}{changing} · {steps}{ended}", indent=4)
     rows = [_course(sheet, name, trajectory.series[name]) for name in _shown(trajectory, subject)]
     if rows:
         sheet.table(

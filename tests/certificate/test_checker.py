@@ -489,7 +489,7 @@ def test_a_network_that_is_not_traced(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("lr", [1e-15, 0.05, 5.0, 1e3])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_runs_of_every_kind_stand(lr: float, dtype: str, registry: Registry) -> None:
     """Rounding decides, it descends, it is sharp, it diverges: all that is re-derived."""
     torch.manual_seed(0)

@@ -124,7 +124,10 @@ def test_options(run: Run, fake: Fake) -> None:
         (["toy", "--steps", "-1"], "Invalid value for '--steps': -1 is not in the range x>=0."),
         (["toy", "--steps", "1.5"], "'1.5' is not a valid integer"),
         (["toy", "--samples", "0"], "0 is not in the range x>=1"),
-        (["toy", "--lr", "abc"], "Invalid value for '--lr': 'abc' is none of auto, a number, a list"),
+        (
+            ["toy", "--lr", "abc"],
+            "Invalid value for '--lr': 'abc' is none of auto, a number, a list",
+        ),
         (["toy", "--lr", "0"], "'0' is none of auto, a number"),
         (["toy", "--lr=-1"], "'-1' is none of auto, a number"),
         (["toy", "--lr", "nan"], "'nan' is none of auto"),

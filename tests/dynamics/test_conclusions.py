@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -106,6 +107,6 @@ def test_the_edge_of_stability_is_reported(mlp: Problem) -> None:
     assert (edge["least"], edge["most"]) == (min(stable), max(stable))
     assert edge["above"] == sum(x >= 1 for x in stable)
     value = run.series["loss"]
-    assert edge["rises"] == sum(b > a for a, b in zip(value, value[1:], strict=False))  # type: ignore[operator]
+    assert edge["rises"] == sum(b > a for a, b in pairwise(value))  # type: ignore[operator]
     quiet = trajectory(mlp, lr=0.1 / sharp, steps=2)
     assert "edge_of_stability" not in quiet.summary
