@@ -30,7 +30,8 @@ _TITLES = {
 
 _DETAILS = (
     "sharpness.residual", "sharpness.cold", "tangent.error", "descent.curvature", "descent.margin",
-    "update_size", "loss_floor", "loss_floor.square", "tangent_bound.residual", "tangent_bound.rounding",
+    "update_size", "loss_floor", "loss_floor.square", "tangent_bound.residual",
+    "tangent_bound.rounding",
 )  # fmt: skip
 """Series of the core that stand in the certificate only; others, or the inequalities, say it."""
 
