@@ -36,7 +36,8 @@ def frobenius(tensor: Tensor) -> float:
     scaled = tensor.detach().to(torch.float64) * 2.0**-exponent
     square = float(scaled.square().sum())
     try:
-        return math.ldexp(up(math.sqrt(square) * (1.0 + _lost(tensor.numel()))), exponent)
+        bound = up(math.sqrt(square) * (1.0 + _lost(tensor.numel())))
+        return up(math.ldexp(bound, exponent))  # rounded where the result is subnormal
     except OverflowError:
         return math.inf
 
