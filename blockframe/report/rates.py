@@ -314,7 +314,8 @@ def power_of_ten(exponent: float | None, *, up: bool) -> str:
     if abs(exponent) < 5:
         digits = 10.0 ** (3 - math.floor(exponent))
         scaled = 10.0**exponent * digits * (1.0 + shift)
-        return number((math.ceil(scaled) if up else math.floor(scaled)) / digits)
+        value = (math.ceil(scaled) if up else math.floor(scaled)) / digits
+        return number(value) if value >= 1 else f"{value:.4g}"  # `number` has fewer digits there
     tenths = 10.0 * exponent + shift
     return f"10^{(math.ceil(tenths) if up else math.floor(tenths)) / 10:.1f}"
 
