@@ -36,6 +36,8 @@ class Eigenpair:
         cold: whether a random vector was searched from. A residual speaks of *an* eigenvalue; that
             none is larger is known only as far as such a search would have met it.
         vector: (P,), of norm 1.
+        scale: the largest norm of a product with a vector of the basis: rounding moves every
+            product by some units of roundoff of it.
     """
 
     value: float
@@ -45,6 +47,7 @@ class Eigenpair:
     converged: bool
     cold: bool
     vector: Tensor = field(eq=False, repr=False)
+    scale: float = 0.0
 
 
 @frozen
@@ -155,7 +158,9 @@ def top_eigenpair(
             error = max(error, ritz.second - value)
         done = not space.open or (met and (not several or _settled(ritz, accuracy, cold)))
         if done or used == products:
-            pair = Eigenpair(value, residual, error, used, done, cold, space.vector(ritz, -1))
+            pair = Eigenpair(
+                value, residual, error, used, done, cold, space.vector(ritz, -1), space.scale
+            )
             if len(ritz.values) == 1:
                 return Found(pair, space.ahead(ritz, -1))
             return Found(pair, space.ahead(ritz, -1), ritz.second, space.ahead(ritz, -2))
@@ -227,7 +232,7 @@ class Space:
                 self.basis[self.held] = rest / norm
                 self.held += 1
         self.begun = self.held
-        self._scale = 0.0
+        self.scale = 0.0
 
     @property
     def open(self) -> int:
@@ -241,8 +246,8 @@ class Space:
         if not (np.isfinite(column).all() and math.isfinite(beta)):
             return False
         t[:held, done] = t[done, :held] = column
-        self._scale = max(self._scale, float(np.linalg.norm(column)))
-        if beta > 8 * self.eps * self._scale and held < self.basis.shape[1]:
+        self.scale = max(self.scale, float(np.linalg.norm(column)))
+        if beta > 8 * self.eps * self.scale and held < self.basis.shape[1]:
             self.basis[held] = rest / beta
             t[held, done] = t[done, held] = beta
             self.held += 1

@@ -229,7 +229,8 @@ class Iterate:
             suspicious=suspicious, basis=self._basis,
         )  # fmt: skip
         # What rounding leaves of the products, the recurrence does not see.
-        rounding = UNITS * self.objective.arithmetic.unit_roundoff * abs(pair.value)
+        size = max(abs(pair.value), pair.scale)
+        rounding = UNITS * self.objective.arithmetic.unit_roundoff * size
         return evolve(pair, residual=pair.residual + rounding), trail
 
     def _may_have_lost(self, pair: Eigenpair) -> bool:

@@ -1,7 +1,9 @@
 """Whether the samples of a problem can be taken apart: by the network, and by the loss.
 
-Neither is believed; both are tested at θ_0. Outputs of two chunks that are evaluated together must
-be those of each, up to rounding, and the loss of all outputs the mean of those of the chunks.
+Neither is believed; both are tested, at θ_0 and at a point near it that is drawn at random, since
+mixing that is multiplied by 0 at θ_0 does not show there. Outputs of two chunks that are evaluated
+together must be those of each, up to rounding, and the loss of all outputs the mean of those of the
+chunks.
 """
 
 from __future__ import annotations
@@ -60,27 +62,40 @@ def part(objective: Objective, first: int, end: int) -> Objective:
 
 
 def mixes(objective: Objective, parts: Sequence[Objective]) -> str | None:
-    """Why the outputs of two chunks in a row are not those of each, at θ_0; None if they are.
+    """Why the outputs of two chunks in a row are not those of each; None if they are.
 
     In float32 at least: half precision would hide it.
     """
     try:
-        return _mixes(objective, parts)
+        return _mixes(objective, parts, objective.start) or _mixes(
+            objective, parts, _beside(objective)
+        )
     except NetworkError as error:
         return f"on fewer samples {error.reason}"
 
 
-def _mixes(objective: Objective, parts: Sequence[Objective]) -> str | None:
+def _beside(objective: Objective) -> Tensor:
+    """A random point near θ_0, (P,), at which no parameter is 0."""
+    generator = torch.Generator().manual_seed(objective.seed)
+    pieces = []
+    for piece in torch.split(objective.start, objective.sizes):
+        noise = torch.randn(piece.shape, generator=generator, dtype=torch.float64)
+        size = float(piece.square().mean().sqrt()) if piece.numel() else 0.0
+        pieces.append(piece + 0.1 * (size or 1.0) * noise.to(piece.device))
+    return torch.cat(pieces)
+
+
+def _mixes(objective: Objective, parts: Sequence[Objective], theta: Tensor) -> str | None:
     begin = 0
     previous: tuple[Tensor, int] | None = None
     for chunk in parts:
         count = len(chunk.targets)
-        alone = _outputs(chunk)
+        alone = _outputs(chunk, theta)
         if alone.ndim == 0 or len(alone) != count:
             return f"for {count} samples it has outputs of shape {tuple(alone.shape)}"
         if previous is not None:
             before, start = previous
-            together = _outputs(part(objective, start, begin + count))
+            together = _outputs(part(objective, start, begin + count), theta)
             apart = torch.cat([before, alone])
             if together.shape != apart.shape or not _same(together, apart, objective.arithmetic):
                 return "the outputs of one depend on which others are beside it"
@@ -89,10 +104,10 @@ def _mixes(objective: Objective, parts: Sequence[Objective]) -> str | None:
     return None
 
 
-def _outputs(objective: Objective) -> Tensor:
+def _outputs(objective: Objective, theta: Tensor) -> Tensor:
     exact = _exact(objective)
     with torch.no_grad(), exact.arithmetic.kernels():
-        return exact.outputs(exact.parameters(exact.start))
+        return exact.outputs(exact.parameters(theta))
 
 
 def _exact(objective: Objective) -> Objective:
@@ -134,7 +149,7 @@ def no_mean(
     """
     if any(type(objective.loss) is type(known) for known in LOSSES):
         return None
-    shape = (len(objective.targets), *_outputs(parts[0]).shape[1:])
+    shape = (len(objective.targets), *_outputs(parts[0], objective.start).shape[1:])
     generator = torch.Generator().manual_seed(objective.seed)
     for scale in (1.0, 8.0):
         drawn = scale * torch.randn(shape, generator=generator, dtype=torch.float64)

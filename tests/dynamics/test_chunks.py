@@ -55,12 +55,15 @@ class Mixing(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.linear, self.how = nn.Linear(5, 3), how
+        self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "mean":
             return self.linear(x - 1e-3 * x.mean(0))
         if self.how == "first":
             return self.linear(x + 1e-3 * x[:1])
+        if self.how == "gate":
+            return self.linear(x) + self.gate * x.mean(0)[:3]
         if self.how == "view":
             return self.linear(x.view(4000, 5))
         if self.how == "count":
@@ -153,7 +156,7 @@ def test_keywords_with_a_row_for_each_sample_are_cut() -> None:
     assert torch.allclose(a.gradient, b.gradient, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("how", ["mean", "first", "count", "sum", "view"])
+@pytest.mark.parametrize("how", ["mean", "first", "gate", "count", "sum", "view"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_samples_that_see_each_other_are_not_separated(how: str, dtype: str) -> None:
     p = problem(Mixing(how), samples=4000)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blockframe.dynamics.descent import descend
 from blockframe.dynamics.iterate import ACCURACY, Iterate, NoSecondDerivative
+from blockframe.dynamics.losses import Loss
 from blockframe.dynamics.probes import Observation, Probe
 from blockframe.errors import InputError, PluginError
 from blockframe.problem import Problem
@@ -247,3 +249,34 @@ def test_a_probe_may_answer_with_tensors_and_what_is_not_finite_is_none(mlp: Pro
     it = first(mlp, probes=[Tensors])
     assert it["tensors"] == pytest.approx(float(it.theta.sum()))
     assert it["tensors.nan"] is it["tensors.none"] is None
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_residual_holds_where_another_eigenvalue_is_far_larger_in_size(dtype: str) -> None:
+    """λ = (1, −1e8): rounding moves every product by some units of roundoff of 1e8."""
+
+    class Saddle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            basis = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+            values = torch.tensor([1.0, 0.5, 0.1, 0.0, -1.0, -1e8], dtype=torch.float64)
+            self.register_buffer("form", (basis * values) @ basis.T / 2)
+            self.w = nn.Parameter(torch.ones(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            form: Tensor = self.form.to(self.w.dtype)  # type: ignore[operator]
+            return x[:, :1] * 0 + self.w @ form @ self.w
+
+    class Itself(Loss):
+        name = "itself"
+
+        def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return outputs.mean()
+
+        def infimum(self, targets: Tensor) -> float:
+            return -math.inf
+
+    problem = Problem(Saddle(), (torch.ones(1, 1),), torch.ones(1, 1), loss="itself")
+    it = next(descend(problem, lr=1e-9, steps=0, dtype=dtype, losses={"itself": Itself()}))
+    assert abs(it.curvature.value - 1.0) <= it.curvature.residual
