@@ -18,6 +18,8 @@ from blockframe.certificate.model import Inequality, Journal, Trajectory
 LONGEST = 2 << 30
 """Bytes of the longest journal that is read."""
 FORMAT = "blockframe.steps/1"
+THINNED = 1000
+"""How many iterates stand in the certificate itself, about."""
 
 _WHERE = "trajectory.journal"
 
@@ -29,8 +31,9 @@ def whole_run(ledger: Ledger, run: Trajectory, directory: Path | None) -> Trajec
     if journal is None:
         return run
     before = len(ledger.rejected)
-    sound = journal.stride >= 1 and journal.iterates >= 1
-    ledger.demand(sound, _WHERE, f"{journal.iterates} iterates", "counts are positive")
+    sound = journal.iterates >= 1
+    ledger.demand(sound, _WHERE, f"{journal.iterates} iterates", "there is one at least")
+    ledger.expect(f"{_WHERE}.stride", journal.stride, -(-journal.iterates // THINNED))
     content = _content(ledger, journal, directory)
     rows = _rows(ledger, content, journal.iterates) if content is not None and sound else None
     if rows is None:
@@ -117,7 +120,8 @@ def _rows(ledger: Ledger, content: bytes, iterates: int) -> list[dict[str, float
         if k == 0:
             continue
         row = {name: _number(value) for name, value in entries.items() if name != "step"}
-        if entries.get("step") != k - 1 or any(v is math.nan for v in row.values()):
+        step = entries.get("step")
+        if type(step) is not int or step != k - 1 or any(v is math.nan for v in row.values()):
             ledger.reject(f"{_WHERE}, line {k + 1}", quoted(line[:80].decode(errors="replace")),
                           f"it holds the finite numbers of iterate {k - 1}")  # fmt: skip
             return None
@@ -127,16 +131,27 @@ def _rows(ledger: Ledger, content: bytes, iterates: int) -> list[dict[str, float
 
 def _entries(line: bytes) -> dict[str, Any] | None:
     try:
-        entries = json.loads(line)
+        entries = json.loads(line, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         return None
     return entries if isinstance(entries, dict) else None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return members
 
 
 def _number(value: object) -> float | None:
     """NaN for what is neither a finite number nor null."""
     if value is None:
         return None
-    if type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]
-        return float(value)  # type: ignore[arg-type]
-    return math.nan
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:  # an integer that no float holds
+        return math.nan
+    return number if math.isfinite(number) else math.nan

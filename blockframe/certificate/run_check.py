@@ -241,7 +241,10 @@ def _scheduled(asked: str, first: float, k: int, steps: int) -> float | None:
             weight = (1 + math.cos(math.pi * t)) / 2
             return first * weight + last * (1 - weight)
         case "step", [float(factor), float(every)] if every >= 1:
-            power: float = factor ** (k // int(every))
+            try:
+                power: float = factor ** (k // int(every))
+            except OverflowError:
+                return None
             return first * power
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,6 +91,8 @@ class Checkpoint:
             CheckpointError: it cannot be read, or is not what was written.
         """
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise _damaged(path, "it is no regular file")
             with safe_open(path, "pt") as file:
                 about = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,6 +135,8 @@ class Journal:
         self._file = _opened(path, os.O_CREAT if new else 0)
         self._names: dict[str, None] = {}
         self._rows, self._end, self._hash = 0, 0, hashlib.sha256()
+        self._whole = False  # nothing lies behind the end
+        self._begun = False  # a row was put
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> Journal:
@@ -147,8 +150,10 @@ class Journal:
         """
         journal = cls(path, {"format": FORMAT, **header}, new=True)
         try:
+            journal._whole = True  # what was there goes once the header is written
             journal._put(_line(journal.header))
-            journal._cut()
+            journal._whole = False
+            journal.cut()
         except JournalError:
             journal._file.close()
             raise
@@ -156,7 +161,8 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, mark: Mark) -> Journal:
-        """The journal in the file ``path`` as it was at ``mark``; later lines are cut off.
+        """The journal in the file ``path`` as it was at ``mark``; the next row, or `cut`, drops
+        what lies behind.
 
         Raises:
             JournalError: it is not there, another process has it open, or it is damaged before
@@ -220,14 +226,20 @@ class Journal:
             raise _unwritten(self.path, error) from error
 
     def close(self) -> None:
-        """Leave whole lines only, and let another process have it."""
+        """Let another process have it, without what a row that failed has left behind.
+
+        What lay behind the mark when it was opened stays, if no row came after.
+        """
         if not self._file.closed:
             try:
-                self._cut()
+                if self._begun:
+                    self.cut()
             finally:
                 self._file.close()
 
     def _put(self, line: bytes) -> None:
+        self.cut()
+        self._begun, self._whole = True, False
         try:
             self._file.seek(self._end)
             rest = memoryview(line)
@@ -237,10 +249,19 @@ class Journal:
             raise _unwritten(self.path, error) from error
         self._hash.update(line)
         self._end += len(line)
+        self._whole = True
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """Drop what lies behind the mark.
+
+        Raises:
+            JournalError: the file system refuses.
+        """
+        if self._whole:
+            return
         try:
             self._file.truncate(self._end)
+            self._whole = True
         except OSError as error:
             raise _unwritten(self.path, error) from error
 
@@ -277,7 +298,6 @@ class Journal:
         for line in lines:
             self._names.update(dict.fromkeys(_row(line)))
             self._rows += 1
-        self._cut()
 
 
 def _row(line: bytes) -> Row:
@@ -294,11 +314,15 @@ def _line(entries: Mapping[str, Any]) -> bytes:
 def _opened(path: Path, create: int) -> Any:
     """The file, unbuffered, for reading and writing, and locked."""
     try:
-        descriptor = os.open(path, os.O_RDWR | create | getattr(os, "O_BINARY", 0), 0o666)
+        plain = [getattr(os, flag, 0) for flag in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK")]
+        descriptor = os.open(path, os.O_RDWR | create | sum(plain), 0o666)
     except OSError as error:
         raise JournalError(
             f"cannot open {path}: {error.strerror or error}", "Use another --out."
         ) from error
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise JournalError(f"{path} is a pipe", "Remove it, or use another --out.")
     file = os.fdopen(descriptor, "r+b", buffering=0)
     try:
         _lock(descriptor)

@@ -92,7 +92,7 @@ class Objective:
                 "Give a module with weights, or the problem's proxy.",
             )
         theta = {n: p for n, p in problem.module.named_parameters() if p.requires_grad}
-        if not theta:
+        if not any(p.numel() for p in theta.values()):
             raise InputError(
                 "no parameter of the module requires a gradient", "Set requires_grad on some."
             )

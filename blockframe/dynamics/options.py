@@ -14,7 +14,7 @@ from blockframe.dynamics.ending import NetworkError
 from blockframe.dynamics.losses import LOSSES, Loss
 from blockframe.dynamics.objective import Objective
 from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe
-from blockframe.dynamics.schedule import AUTO, Schedule, parse
+from blockframe.dynamics.schedule import AUTO, Schedule, parse, reach
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign, out_of_memory
 from blockframe.naming import lookup
@@ -74,10 +74,12 @@ class Options:
             PluginError: a probe cannot be made.
         """
         first, schedule = parse(lr)
+        steps = checks.whole("steps", steps, 0)
+        reach(schedule, first, steps)
         return cls(
             lr=first,
             schedule=schedule,
-            steps=checks.whole("steps", steps, 0),
+            steps=steps,
             probes=_probes(probes, known or {p.name: p for p in (*PROBES, *ON_REQUEST)}),
             losses=losses or {loss.name: loss for loss in LOSSES},
             arithmetic=Arithmetic.named(device, dtype),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -75,7 +76,7 @@ class Place:
         Raises:
             InputError: there is a run, which would be lost.
         """
-        if self.checkpoint.exists() and not self.resume:
+        if os.path.lexists(self.checkpoint) and not self.resume:
             raise InputError(
                 f"{self.checkpoint.parent} holds a run that can go on ({self.checkpoint.name})",
                 "Give --resume to go on with it, another --out, or remove that file.",
@@ -147,7 +148,7 @@ class Record:
             return cls(Table())
         place.check()
         about = json.loads(json.dumps({**place.about, **_facts(run)}))
-        if not place.checkpoint.exists():
+        if not os.path.lexists(place.checkpoint):
             return cls(Journal.create(place.journal, about), place)
         saved = Checkpoint.read(place.checkpoint)
         journal = Journal.open(place.journal, saved.mark)
@@ -203,6 +204,7 @@ class Record:
         """The journal as a certificate names it, of a run with ``counts`` of inequalities."""
         if not isinstance(self.rows, Journal):
             return None
+        self.rows.cut()
         mark = self.rows.mark
         stride = math.ceil(mark.rows / THINNED)
         return JournalFile(self.rows.path.name, mark.sha256, mark.rows, stride, dict(counts))

@@ -60,9 +60,25 @@ class Schedule:
                 return first * weight + self.numbers[0] * (1 - weight)
             case "step":
                 factor, every = self.numbers
-                power: float = factor ** (step // int(every))
+                try:
+                    power: float = factor ** (step // int(every))
+                except OverflowError:
+                    return math.inf
                 return first * power
         return first
+
+
+def reach(schedule: Schedule, first: float | None, steps: int) -> None:
+    """
+    Raises:
+        InputError: a rate on the way is 0 or not finite.
+    """
+    last = schedule.rate(first or 1.0, steps, steps)  # each rule is monotone, a list is checked
+    if not (math.isfinite(last) and last > 0):
+        raise InputError(
+            f"the learning rate {schedule.text} comes to {last:g} in {steps} steps",
+            "Give a factor nearer to 1, or fewer steps.",
+        )
 
 
 def parse(lr: object) -> tuple[float | None, Schedule]:

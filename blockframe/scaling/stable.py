@@ -292,9 +292,16 @@ def _results(
         yield from map(work, seeds)
         return
     from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
 
     parallel = Parallel(n_jobs=min(jobs, len(seeds)), return_as="generator")
-    yield from parallel(delayed(_aside)(work, seed) for seed in seeds)
+    try:
+        yield from parallel(delayed(_aside)(work, seed) for seed in seeds)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that looked at one of the starts has died",
+            "It may have run out of memory: take --jobs 1, or --samples with a smaller number.",
+        ) from error
 
 
 def _aside(work: Callable[[int], Start], seed: int) -> Start | _Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import subprocess
@@ -594,3 +595,74 @@ def test_anything_anywhere_is_judged_or_refused(name: str, request: pytest.Fixtu
         assert report.stands or all(map(str, report.rejected))
 
     hostile()
+
+
+# --- journals of long runs ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long(models: Path, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of a run of 45 iterates, made as if that were many, with its journal."""
+    directory = tmp_path_factory.mktemp("long")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blockframe.dynamics.run.WHOLE", 30)
+        made = blockframe.certify(f"{models}:net", registry=registry, steps=44, out=directory)
+    assert made.trajectory is not None
+    assert made.trajectory.journal is not None
+    (directory / "c.json").write_text(made.to_json(), encoding="utf-8")
+    return directory
+
+
+def judge(directory: Path, change: Callable[[list[str]], list[str]]) -> CheckReport:
+    """The report on the certificate with ``change`` made to the lines of its journal, the digest
+    and the seal made to fit."""
+    document = json.loads((directory / "c.json").read_text(encoding="utf-8"))
+    journal = document["trajectory"]["journal"]
+    path = directory / journal["file"]
+    before = path.read_bytes()
+    lines = change(before.decode().splitlines())
+    content = "".join(f"{line}\n" for line in lines).encode()
+    journal["sha256"] = hashlib.sha256(content).hexdigest()
+    del document["seal"]
+    try:
+        path.write_bytes(content)
+        return check(Certificate.from_json(json.dumps(document)), directory)
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_long_run_stands_with_its_journal_only(long: Path) -> None:
+    certificate = Certificate.from_json((long / "c.json").read_text(encoding="utf-8"))
+    assert reasons(check(certificate, long)) == []
+    assert judge(long, lambda lines: lines).stands
+    alone = check(certificate)
+    assert any("the directory of the certificate is not given" in r for r in reasons(alone))
+    assert alone.verdict is Outcome.INCONCLUSIVE
+
+
+def edited(lines: list[str], at: int, old: str, new: str) -> list[str]:
+    assert old in lines[at]
+    return [*lines[:at], lines[at].replace(old, new, 1), *lines[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:-1],
+        lambda lines: [*lines[:20], *lines[21:]],
+        lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]],
+        lambda lines: [lines[0], *lines],
+        lambda lines: lines[1:],
+        lambda lines: edited(lines, 20, '"loss":', '"loss":9'),
+        lambda lines: edited(lines, 20, '"loss":', '"loss":0.5,"loss":'),
+        lambda lines: edited(lines, 20, '"gradient_norm":', '"gradient_norm":2'),
+        lambda lines: edited(lines, 2, '"step":1', '"step":true'),
+        lambda lines: edited(lines, 2, '"step":1', '"step":1.0'),
+        lambda lines: edited(lines, 20, '"loss":', '"other":1' + "0" * 400 + ',"loss":'),
+        lambda lines: edited(lines, 0, "blockframe.steps/1", "blockframe.steps/2"),
+    ],
+)
+def test_a_journal_that_says_something_else_is_rejected(
+    long: Path, change: Callable[[list[str]], list[str]]
+) -> None:
+    assert not judge(long, change).stands

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -224,3 +225,28 @@ def test_a_column_is_a_sequence() -> None:
     assert None in column
     with pytest.raises(IndexError):
         column[3]
+
+
+def test_a_journal_that_is_opened_and_left_is_as_it_was(tmp_path: Path) -> None:
+    """A run that is refused to go on must not take the rows that a certificate speaks of."""
+    journal = Journal.create(tmp_path / "j", {})
+    journal.append({"a": 1.0})
+    mark = journal.mark
+    journal.append({"a": 2.0})
+    journal.close()
+    before = (tmp_path / "j").read_bytes()
+    Journal.open(tmp_path / "j", mark).close()
+    assert (tmp_path / "j").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo"])
+def test_a_link_or_a_pipe_is_refused(kind: str, tmp_path: Path) -> None:
+    path, precious = tmp_path / "j", tmp_path / "precious"
+    precious.write_text("precious", encoding="utf-8")
+    if kind == "symlink":
+        path.symlink_to(precious)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(JournalError):
+        Journal.create(path, {})
+    assert precious.read_text(encoding="utf-8") == "precious"

@@ -334,6 +334,7 @@ def test_a_long_run_leaves_its_series_in_the_journal(
 ) -> None:
     monkeypatch.setattr("blockframe.dynamics.run.WHOLE", 30)
     monkeypatch.setattr(room, "THINNED", 10)
+    monkeypatch.setattr("blockframe.certificate.journal_check.THINNED", 10)
     whole = run(problem, None, steps=44)
     assert whole.journal is None
     run(problem, place(tmp_path), 33, steps=44)

@@ -77,3 +77,9 @@ def test_each_step_is_taken_with_its_rate(mlp: Problem) -> None:
         if theta is not None and gradient is not None:
             assert (it.theta == theta - before * gradient).all()
         theta, gradient, before = it.theta, it.gradient, rate
+
+
+@pytest.mark.parametrize("lr", ["step:0.1:1e300:1", "step:auto:1e-300:1"])
+def test_a_rate_that_leaves_the_floats_is_refused_at_once(lr: str, mlp: Problem) -> None:
+    with pytest.raises(InputError, match="in 5 steps"):
+        descend(mlp, lr=lr, steps=5)
