@@ -183,12 +183,13 @@ def _check_proved_block(
     if run is None:
         return
     names = (f"dissipativity.{claim.block}", "output_pairing", f"block_norms.{claim.block}")
-    columns = [run.series.get(name, ()) for name in (*names, "gradient_norm")]
+    others = ("gradient_norm", "output_pairing.size")
+    columns = [run.series.get(name, ()) for name in (*names, *others)]
     accuracy = ACCURACY.get(str(run.summary.get("dtype")), math.nan)
     for k, row in enumerate(zip(*columns, strict=False)):
-        pairing, output, norm, slope = (math.nan if x is None else x for x in row)
+        pairing, output, norm, slope, most = (math.nan if x is None else x for x in row)
         # Euler: ⟨θ_l, ∇_lL⟩ = degree · ⟨F, ∇_F L⟩.
-        off, size = abs(pairing - (degree or 0) * output), norm * slope + abs(output)
+        off, size = abs(pairing - (degree or 0) * output), norm * slope + most
         what = f"of degree {degree}: ⟨θ_l, ∇_lL⟩ = {pairing!r}, ⟨F, ∇_F L⟩ = {output!r}"
         ledger.demand(not off > accuracy * size, f"{where}, iterate {k}", what, "they differ")
         lost = math.isnan(output) and not math.isnan(pairing)

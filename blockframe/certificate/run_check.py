@@ -292,6 +292,9 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
         low = least is not None and p.loss < least - p.noise
         ledger.demand(not low, at, f"the loss {p.loss!r}", f"none is below {least}")
         _check_pairing(ledger, at, p.pairing, p.norm, p.slope)
+        paired, size = (series.get(n, [None] * (k + 1))[k] for n in MEASURED[4:])
+        fits = paired is None or size is None or abs(paired) <= size * (1 + PARTS)
+        ledger.demand(fits, f"{at}, output_pairing", repr(paired), f"{size!r} is the most")
     _check_moves(ledger, run, seen)
 
 

@@ -19,7 +19,10 @@ from blockframe.certificate.model import Inequality, Trajectory
 
 PER_STEP = ("monotone decrease", "stability", "descent lemma", "norm recursion")
 """In the order in which the first violated one is named."""
-MEASURED = ("loss", "gradient_norm", "block_norms", "dissipativity", "output_pairing")
+MEASURED = (
+    "loss", "gradient_norm", "block_norms", "dissipativity", "output_pairing",
+    "output_pairing.size",
+)  # fmt: skip
 SHARPNESS = ("sharpness", "sharpness.residual", "sharpness.stability", "sharpness.cold")
 DERIVED = (
     "directional_smoothness", "pl", "descent.curvature", "descent.margin", "loss_floor",
@@ -107,14 +110,17 @@ def points(run: Trajectory) -> list[Point]:
     """The iterates at which loss and gradient are finite."""
     empty: Numbers = [None] * (run.completed + 1)
     roundoff = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
-    columns = [run.series.get(name, empty) for name in (*MEASURED[:4], *SHARPNESS[:2])]
+    names = (*MEASURED[:4], MEASURED[5], *SHARPNESS[:2])
+    columns = [run.series.get(name, empty) for name in names]
     points = []
     rates = run.series.get("lr", [run.lr] * len(empty))
-    for loss, slope, norm, pairing, sharpness, residual, lr in zip(*columns, rates, strict=True):
+    for row in zip(*columns, rates, strict=True):
+        loss, slope, norm, pairing, outputs, sharpness, residual, lr = row
         if loss is None or slope is None:
             continue
         norm = math.inf if norm is None else norm
-        noise = UNITS * roundoff * (abs(loss) + norm * slope)
+        outputs = math.inf if outputs is None else outputs
+        noise = UNITS * roundoff * (abs(loss) + norm * slope + outputs / 4)
         points.append(
             Point(
                 loss, slope, norm, math.nan if pairing is None else pairing, sharpness,

@@ -1,10 +1,11 @@
 """The inequalities of docs/theory section 6, from the numbers of the iterates alone.
 
 Rounding. A computed loss differs from the real one. ``Point.noise`` bounds the difference by a
-backward error of `UNITS` units of roundoff u in the loss and in every parameter:
-|δL| ≤ `UNITS`·u·(|L| + ‖θ‖·‖∇L‖), the second term being the first-order effect of a relative change
-of every parameter. It is an estimate, not a proof: the inequalities are measured. Where the two
-sides differ by less than the noise of the losses in them, ``holds`` is None.
+backward error of `UNITS` units of roundoff u in the loss, in every parameter and in every output:
+|δL| ≤ `UNITS`·u·(|L| + ‖θ‖·‖∇L‖ + ¼Σ|F_j ∂L/∂F_j|), the last two to first order. The last one stays
+where the gradients of the samples cancel, near a minimum. It is an estimate, not a proof: the
+inequalities are measured. Where the two sides differ by less than the noise of the losses in them,
+``holds`` is None.
 """
 
 from __future__ import annotations
@@ -64,9 +65,11 @@ class Point:
         pairing: float,
         roundoff: float,
         sharpness: tuple[float, float] | None = None,
+        outputs: float = 0.0,
     ) -> Point:
+        """``outputs``: Σ|F_j ∂L/∂F_j|."""
         value, residual = sharpness or (None, 0.0)
-        noise = UNITS * roundoff * (abs(loss) + norm * gradient_norm)
+        noise = UNITS * roundoff * (abs(loss) + norm * gradient_norm + outputs / 4)
         return cls(
             step, loss, gradient_norm, norm, pairing, noise, value, residual, roundoff
         )  # fmt: skip

@@ -332,9 +332,18 @@ class Iterate:
         theta = self.objective.by_block(self.theta)
         return {b: _dot(part, self.block_gradients[b]) for b, part in theta.items()}
 
-    @cached_property
+    @property
     def output_pairing(self) -> float:
         """⟨F, ∇_F L⟩ at F = F(θ_k) (docs/theory section 5)."""
+        return self._output_products[0]
+
+    @property
+    def output_size(self) -> float:
+        """Σ|F_j ∂L/∂F_j|: what rounding of the outputs may do to the loss, in units of roundoff."""
+        return self._output_products[1]
+
+    @cached_property
+    def _output_products(self) -> tuple[float, float]:
         return self.objective.output_pairing(self.outputs)
 
     @cached_property
@@ -357,6 +366,7 @@ class Iterate:
             norm=self.theta_norm,
             pairing=self.pairing,
             roundoff=self.objective.arithmetic.unit_roundoff,
+            outputs=self.output_size,
             sharpness=(pair.value, pair.residual) if pair and math.isfinite(pair.value) else None,
         )
 

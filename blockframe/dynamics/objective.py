@@ -209,16 +209,19 @@ class Objective:
             (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True, materialize_grads=True)
         return gradient
 
-    def output_pairing(self, outputs: Tensor) -> float:
-        """⟨F, ∇_F L⟩ at these outputs, in float64 (docs/theory section 5).
+    def output_pairing(self, outputs: Tensor) -> tuple[float, float]:
+        """⟨F, ∇_F L⟩ at these outputs, in float64 (docs/theory section 5), and Σ|F_j ∂L/∂F_j|.
 
         Raises:
             PluginError: a contributed loss fails.
         """
         if self.budget is not None and self.budget.parts:
             pieces = self.budget.split(outputs)
-            return math.fsum(share * part.output_pairing(piece) for part, share, piece in pieces)
-        return float((outputs.double() * self.output_gradient(outputs).double()).sum())
+            found = [(share, part.output_pairing(piece)) for part, share, piece in pieces]
+            pairing, size = (math.fsum(share * pair[i] for share, pair in found) for i in (0, 1))
+            return pairing, size
+        products = outputs.double() * self.output_gradient(outputs).double()
+        return float(products.sum()), float(products.abs().sum())
 
     def differentiate(
         self, of: Tensor, by: Tensor, vector: Tensor | None = None, **graph: bool

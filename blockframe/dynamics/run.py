@@ -211,6 +211,7 @@ def _follow(run: Descent, course: Course, row: Row) -> None:
         norm=number("block_norms", math.inf),
         pairing=number("dissipativity"),
         roundoff=run.start.objective.arithmetic.unit_roundoff,
+        outputs=number("output_pairing.size", math.inf),
         sharpness=(number("sharpness"), number("sharpness.residual", math.inf)) if sharp else None,
     )
     course.add(run.rate(course.iterates), point, _tangent(row))

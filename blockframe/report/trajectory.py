@@ -29,9 +29,9 @@ _TITLES = {
 """What every reader looks for, in this order, in the signs of docs/theory; others follow."""
 
 _DETAILS = (
-    "sharpness.residual", "sharpness.cold", "tangent.error", "descent.curvature", "descent.margin",
-    "update_size", "loss_floor", "loss_floor.square", "tangent_bound.residual",
-    "tangent_bound.rounding",
+    "output_pairing.size", "sharpness.residual", "sharpness.cold", "tangent.error",
+    "descent.curvature", "descent.margin", "update_size", "loss_floor", "loss_floor.square",
+    "tangent_bound.residual", "tangent_bound.rounding",
 )  # fmt: skip
 """Series of the core that stand in the certificate only; others, or the inequalities, say it."""
 

@@ -223,6 +223,7 @@ def _point(it: Iterate) -> Point:
         norm=it.theta_norm,
         pairing=0.0,
         roundoff=it.objective.arithmetic.unit_roundoff,
+        outputs=it.output_size,
     )
 
 

@@ -56,6 +56,7 @@ MEASURED = {
     r"subject\.digests\.\w+": "of data and start, which are not in the certificate",
     r"subject\.recipe(\.(spec|data|full|samples|probes))?": "what was asked for",
     r"trajectory\.series\.sharpness\.residual\.\*": "errors of sharpnesses that are not the worst",
+    r"trajectory\.series\.output_pairing\.size\.\*": "of what rounding may do",
     r"trajectory\.series\.gradient_lipschitz\.\*": "how fast the gradient turns, below a bound",
     r"trajectory\.series\.tangent(\.(error|change|effective_rank))?(\.\*)?": "of a Gram matrix",
     r"trajectory\.summary\.minimizer(\.(loss|nullity|gap))?": "at a point that is not there",

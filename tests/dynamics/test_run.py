@@ -22,8 +22,8 @@ from blockframe.problem import Problem
 CORE = {
     "loss", "gradient_norm", "sharpness", "sharpness.residual", "sharpness.stability",
     "sharpness.cold", "directional_smoothness", "pl", "block_norms", "block_norms.rest",
-    "dissipativity",
-    "dissipativity.rest", "output_pairing", "descent.curvature", "descent.margin",
+    "dissipativity", "dissipativity.rest", "output_pairing", "output_pairing.size",
+    "descent.curvature", "descent.margin",
     "gradient_lipschitz", "update_size", "update_size.rest", "distance", "distance.rest",
     "loss_floor", "loss_floor.square",
 }  # fmt: skip
