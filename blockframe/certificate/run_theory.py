@@ -220,7 +220,7 @@ def _of_step(lr: float, k: int, a: Point, b: Point) -> list[Inequality]:
     expected = a.norm * a.norm - 2 * lr * a.pairing + lr * lr * a.square
     scale = a.norm * a.norm + b.norm * b.norm
     scale += 2 * lr * a.norm * a.slope + lr * lr * a.square
-    left, right = abs(b.norm * b.norm - expected), UNITS * 2.0**-53 * scale
+    left, right = abs(b.norm * b.norm - expected), UNITS * 2.0**-53 * scale + 2.0**-1022
     rows.append(Inequality("norm recursion", k, left, right, left <= right))
     return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
 

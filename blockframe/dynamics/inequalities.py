@@ -148,7 +148,9 @@ def of_step(lr: float, a: Point, b: Point) -> list[Inequality]:
     expected = a.norm * a.norm - 2 * lr * a.pairing + lr * lr * a.slope
     scale = a.norm * a.norm + b.norm * b.norm
     scale += 2 * lr * a.norm * a.gradient_norm + lr * lr * a.slope
-    difference, allowance = abs(b.norm * b.norm - expected), UNITS * 2.0**-53 * scale
+    # The least normal number: squares below it have no digits left.
+    allowance = UNITS * 2.0**-53 * scale + 2.0**-1022
+    difference = abs(b.norm * b.norm - expected)
     rows.append(Inequality(NORMS, a.step, difference, allowance, difference <= allowance))
     return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
 

@@ -220,12 +220,14 @@ def test_without_second_derivatives_the_rest_is_measured() -> None:
 
 
 class Failing(nn.Module):
-    """x·w, until its forward or backward has been run ``calls`` times."""
+    """x·w, until its forward or backward has been run at ``calls`` iterates: at the first the
+    forward is run twice."""
 
     def __init__(self, error: BaseException, calls: int, *, backward: bool = False) -> None:
         super().__init__()
         self.inner = nn.Linear(2, 1)
-        self.error, self.calls, self.backward = error, calls, backward
+        self.error, self.backward = error, backward
+        self.calls = calls + 1 if calls and not backward else calls
 
     def fail(self) -> None:
         self.calls -= 1
@@ -365,3 +367,26 @@ def test_a_contributed_loss_that_fails_is_named(mlp: Problem, bound: Any, says: 
             evolve(mlp, loss="bounded"), lr=0.1, steps=1, device="cpu",
             losses={"bounded": Bounded(bound)},
         )  # fmt: skip
+
+
+def test_a_network_that_counts_its_calls_is_not_said_to_descend() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.calls = nn.Parameter(torch.ones(1)), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.w * x * 0.7**self.calls
+
+    run = trajectory(Problem(Counting(), (torch.ones(2, 1),), torch.zeros(2, 1)), lr=4.0, steps=1)
+    assert re.fullmatch(r"the network gives two losses at one θ, .* and .*, at step 0", run.ended)
+    assert descent_claim(run).verdict is Verdict.UNKNOWN
+
+
+def test_a_run_that_underflows_is_that_of_gradient_descent() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    problem = Problem(module, (torch.ones(1, 1),), torch.zeros(1, 1))
+    run = trajectory(problem, lr=0.9, steps=330)
+    assert not [i for i in run.inequalities if i.name == "norm recursion" and not i.holds]
