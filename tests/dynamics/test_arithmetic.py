@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_numbers(gpt2: Problem) -> None:
 
 
 class Hungry(nn.Module):
-    """Asks the real allocator for more than there is, from the third call on (a run makes two at the start)."""
+    """Asks the real allocator for more than there is, from the third call on (two at the start)."""
 
     def __init__(self) -> None:
         super().__init__()
