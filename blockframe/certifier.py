@@ -336,7 +336,9 @@ def certify(
             _runnable(problem), evolve(options, analysis=measured), _parameters(measured.chain),
             scale="full" if problem.has_weights else "proxy", progress=progress, place=place,
         )  # fmt: skip
-        claims = [*contract.observe(analysis, claims, run), descent_claim(run)]
+        claims = contract.observe(analysis, claims, run)
+        chain = (c for c in claims if (c.clause, c.subject) == ("analyticity", "chain"))
+        claims.append(descent_claim(run, (f for c in chain for f in c.findings)))
         run = thinned(run)
     return _assembled(subject, claims, run, recipe)
 

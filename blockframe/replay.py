@@ -10,7 +10,7 @@ from attrs import evolve
 
 from blockframe.certificate.checker import CheckReport
 from blockframe.certificate.journal_check import thinned
-from blockframe.certificate.ledger import BY_REPLAY, Ledger, quoted
+from blockframe.certificate.ledger import BY_REPLAY, Ledger, quoted, shown
 from blockframe.certificate.model import Certificate, Claim, Recipe, Trajectory
 from blockframe.errors import InputError
 
@@ -29,6 +29,11 @@ ROUNDED: dict[str, tuple[str, ...]] = {
     "nondegeneracy": ("residual", "least singular value", "matrix"),
 }
 """Clauses whose numbers must be equal, and those that rounding changes."""
+SAME_AGAIN = (
+    "replay it with the file of data, the code and the versions of libraries that it was made with "
+    "(those that differ are named), or certify these anew"
+)
+"""What helps where a replay has other data or another start."""
 _LANCZOS = 4e-3  # a sharpness is searched to 1e-3 (`Iterate.accuracy`), twice, with some room
 
 
@@ -65,9 +70,9 @@ def replay(
         memory=recipe.memory, registry=known, progress=progress,
     )  # fmt: skip
     ledger = Ledger()
-    _compare(ledger, certificate, Certificate.from_json(again.to_json()))
-    # What was left to a replay has now been looked at.
-    left = (line for line in report.unverifiable if not line.endswith(BY_REPLAY))
+    compared = _compare(ledger, certificate, Certificate.from_json(again.to_json()))
+    # What was left to a replay has then been looked at.
+    left = (line for line in report.unverifiable if not (compared and line.endswith(BY_REPLAY)))
     return evolve(
         report,
         rejected=(*report.rejected, *ledger.rejected),
@@ -100,17 +105,25 @@ def _recipe(certificate: Certificate, spec: str | None, registry: Registry) -> R
     return recipe
 
 
-def _compare(ledger: Ledger, old: Certificate, new: Certificate) -> None:
+def _compare(ledger: Ledger, old: Certificate, new: Certificate) -> bool:
+    """Whether claims and run could be compared: those of other data or another start cannot."""
     same_libraries = old.environment == new.environment
     for name in sorted(old.environment.keys() | new.environment.keys()):
         was, now = (c.environment.get(name, "none") for c in (old, new))
         if was != now:
             ledger.unverifiable.append(f"replay: {quoted(name)} was {quoted(was)}, is {now}")
-    for name in ("class_name", "parameters", "scale", "blocks", "data", "loss", "proxy", "digests",
+    for name in ("class_name", "parameters", "scale", "blocks", "data", "loss", "proxy",
                  "replay_exact"):  # fmt: skip
         was, now = (getattr(c.subject, name) for c in (old, new))
         found = was == now
         ledger.demand(found, f"subject.{name}", quoted(was), f"the replay gives {quoted(now)}")
+    if old.subject.digests != new.subject.digests:
+        for name in sorted(old.subject.digests.keys() | new.subject.digests.keys()):
+            was, now = (c.subject.digests.get(name, "none") for c in (old, new))
+            other = f"the replay has another {name}, {shown(now)}: {SAME_AGAIN}"
+            ledger.demand(was == now, f"subject.digests.{name}", shown(was), other)
+        ledger.unverifiable.append("replay: claims and run are of other numbers, not compared")
+        return False
     names = "data and start" if new.subject.digests else "its structure"
     if not ledger.rejected:
         ledger.verified.append(f"replay: {names} are the same")
@@ -127,6 +140,7 @@ def _compare(ledger: Ledger, old: Certificate, new: Certificate) -> None:
     elif (old.trajectory is None) != (new.trajectory is None):
         is_there = "a run" if new.trajectory else "no run"
         ledger.reject("trajectory", "the opposite", f"the replay gives {is_there}")
+    return True
 
 
 def _compare_claim(ledger: Ledger, was: Claim, now: Claim | None) -> None:

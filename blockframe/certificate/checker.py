@@ -25,11 +25,12 @@ from attrs import evolve, frozen
 
 from blockframe.certificate.calculus_check import check_calculus
 from blockframe.certificate.dissipativity_check import check_dissipativity
-from blockframe.certificate.index import Index
+from blockframe.certificate.index import Index, key, other_run
 from blockframe.certificate.ledger import Contradiction, Ledger, quoted
 from blockframe.certificate.model import (
     Certificate,
     Claim,
+    Evidence,
     Inequality,
     Outcome,
     Trajectory,
@@ -97,13 +98,19 @@ def check(certificate: Certificate, directory: Path | None = None) -> CheckRepor
         run, inequalities = (None, None) if found is None else found
     index = Index.of(certificate if run is None else evolve(certificate, trajectory=run))
     derived, made = [], set[tuple[str, str, str | None]]()
+    lost = run is None and certificate.trajectory is not None
     for claim, where in zip(certificate.claims, index.places, strict=True):
         before = len(ledger.rejected)
         _check_form(ledger, index, claim, where)
+        _check_doubts(ledger, index, claim, where)
         name = (claim.clause, claim.subject, claim.block)
         ledger.demand(name not in made, where, "what an earlier claim says", "each is made once")
         made.add(name)
         match claim.clause:
+            case "descent" | "dissipativity" if lost and _rests_on_run(claim):
+                ledger.unverifiable.append(f"{where} {claim.verdict}: the run is not known")
+                derived.append(evolve(claim, verdict=Verdict.UNKNOWN, evidence=None))
+                continue
             case "analyticity" | "smoothness":
                 check_calculus(ledger, index, claim, where)
             case "dissipativity":
@@ -111,7 +118,7 @@ def check(certificate: Certificate, directory: Path | None = None) -> CheckRepor
             case "nondegeneracy":
                 check_nondegeneracy(ledger, index, claim, where, directory)
             case "descent":
-                _check_descent(ledger, certificate, run, claim, inequalities, where)
+                _check_descent(ledger, index, run, claim, inequalities, where)
             case _:
                 ledger.unverifiable.append(f"{where} {claim.verdict}: a clause of a plugin")
         sound = len(ledger.rejected) == before
@@ -195,24 +202,40 @@ def _check_form(ledger: Ledger, index: Index, claim: Claim, where: str) -> None:
     ledger.demand(shown, where, "FAILS", "no finding has a witness")
 
 
+def _check_doubts(ledger: Ledger, index: Index, claim: Claim, where: str) -> None:
+    """What speaks against the graph is said of clause A, and speaks against the others too."""
+    if claim.clause not in CLAUSES[1:]:
+        return
+    said = {key(f) for f in claim.findings if other_run(f)}
+    what = "clause A has no such finding"
+    ledger.demand(said <= index.doubts, f"{where}, findings", "a doubt about the graph", what)
+    sound = not index.doubts or claim.verdict is Verdict.UNKNOWN
+    what = "clause A doubts that the graph is the network's"
+    ledger.demand(sound, where, claim.verdict.value, what)
+
+
+def _rests_on_run(claim: Claim) -> bool:
+    """Whether ``claim``, of clause D or about the run, says nothing without it."""
+    measured = claim.evidence is Evidence.MEASURED or bool(claim.findings)
+    return claim.clause == "descent" or measured
+
+
 def _check_descent(
     ledger: Ledger,
-    certificate: Certificate,
+    index: Index,
     run: Trajectory | None,
     claim: Claim,
     inequalities: Sequence[Inequality] | None,
     where: str,
 ) -> None:
-    """The claim about the run is what the inequalities say."""
+    """The claim about the run is what the inequalities say, as far as the network is known."""
     ledger.expect(f"{where}, subject", claim.subject, "trajectory")
-    if certificate.trajectory is None:
+    if run is None or inequalities is None:
         ledger.expect(f"{where}, verdict", claim.verdict.value, "UNKNOWN")
         ledger.expect(f"{where}, numbers", claim.numbers, {})
         return
-    if run is None or inequalities is None:
-        ledger.reject(where, claim.verdict.value, "there is no run to judge by")
-        return
-    verdict, numbers, findings = descent(run, inequalities)
+    doubts = [(f.code, f.witness) for f in index.followed]
+    verdict, numbers, findings = descent(run, inequalities, doubts)
     ledger.expect(f"{where}, verdict", claim.verdict.value, verdict)
     evidence = None if claim.evidence is None else claim.evidence.value
     ledger.expect(f"{where}, evidence", evidence, None if verdict == "UNKNOWN" else "MEASURED")

@@ -11,10 +11,11 @@ PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", re.ASCII)
 """A file name without a path, and without anything that a system could read as one."""
 
 
-def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
+def read_regular(path: Path, limit: int, *, follow: bool = True, prefix: bool = False) -> bytes:
     """The bytes of the regular file ``path``.
 
-    ``follow``: whether it may be a symbolic link.
+    ``follow``: whether it may be a symbolic link; ``prefix``: whether it may go on behind the
+    first ``limit`` bytes, which are then what is read.
 
     Raises:
         OSError: it cannot be opened, or is a directory, pipe or device; the text says so.
@@ -28,6 +29,8 @@ def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is no regular file")
+        if prefix:
+            return file.read(min(limit, status.st_size))
         if status.st_size > limit:
             raise ValueError(f"it has {status.st_size:,} bytes, and {limit:,} are the limit")
         content = file.read(limit + 1)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from blockframe.certificate.files import PLAIN, read_regular
-from blockframe.certificate.ledger import Ledger, quoted
-from blockframe.certificate.model import Inequality, Journal, Trajectory
+from blockframe.certificate.ledger import Ledger, quoted, same, shown
+from blockframe.certificate.model import Certificate, Inequality, Journal, Trajectory
 
 LONGEST = 2 << 30
 """Bytes of the longest journal that is read."""
@@ -21,10 +21,18 @@ FORMAT = "blockframe.steps/1"
 THINNED = 1000
 """How many iterates stand in the certificate itself, about."""
 
+BY_LENGTH = ("linear:", "cosine:")
+"""How a rule for the rate begins that depends on the number of steps."""
+
+NESTED = 200
+"""Objects and arrays in a header, at most: deeper ones could not be walked through."""
+
 _WHERE = "trajectory.journal"
 
 
-def whole_run(ledger: Ledger, run: Trajectory, directory: Path | None) -> Trajectory | None:
+def whole_run(
+    ledger: Ledger, certificate: Certificate, run: Trajectory, directory: Path | None
+) -> Trajectory | None:
     """``run`` with the series that its journal holds, and without a journal; None if it cannot be
     read, or says something else than the certificate."""
     journal = run.journal
@@ -35,21 +43,23 @@ def whole_run(ledger: Ledger, run: Trajectory, directory: Path | None) -> Trajec
     ledger.demand(sound, _WHERE, f"{journal.iterates} iterates", "there is one at least")
     ledger.expect(f"{_WHERE}.stride", journal.stride, -(-journal.iterates // THINNED))
     content = _content(ledger, journal, directory)
-    rows = _rows(ledger, content, journal.iterates) if content is not None and sound else None
-    if rows is None:
+    found = _lines(ledger, content, journal.iterates) if content is not None and sound else None
+    if found is None:
         return None
+    header, rows = found
+    _check_header(ledger, header, certificate, run)
     names = dict.fromkeys(name for row in rows for name in row)
     series = {name: [row.get(name) for row in rows] for name in names}
     for name in sorted({*names, *run.series}):
         full = series.get(name)
         thin = None if full is None else thinned(full, journal.stride)
         given = run.series.get(name)
-        same = f"every {journal.stride}th of the journal"
+        every = f"every {journal.stride}th of the journal"
         where = f"trajectory.series.{quoted(name)}"
-        ledger.demand(given == thin, where, "other numbers", f"{same} is something else")
+        ledger.demand(given == thin, where, "other numbers", f"{every} is something else")
     if len(ledger.rejected) > before:
         return None
-    ledger.verified.append(f"{_WHERE}: SHA-256 of {journal.file}, {len(rows)} iterates")
+    ledger.verified.append(f"{_WHERE}: header and SHA-256 of {journal.file}, {len(rows)} iterates")
     return evolve(run, series=series, journal=None)
 
 
@@ -94,18 +104,71 @@ def _content(ledger: Ledger, journal: Journal, directory: Path | None) -> bytes 
     if directory is None:
         ledger.reject(_WHERE, f"series in {name}", "the directory of the certificate is not given")
         return None
+    end, size = journal.end, f"{journal.end:,} bytes"
+    most = f"it has 1 at least and {LONGEST:,} at most"
+    if not ledger.demand(0 < end <= LONGEST, f"{_WHERE}.end", size, most):
+        return None
     try:
-        content = read_regular(directory / name, LONGEST, follow=False)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        content = read_regular(directory / name, end, follow=False, prefix=True)
+    except FileNotFoundError:
+        missing = f"no such file is in {directory.absolute()}; put it there, beside the certificate"
+        ledger.reject(_WHERE, f"series in {name}", missing)
+        return None
+    except OSError as error:
+        why = error.strerror or str(error)
         ledger.reject(_WHERE, f"series in {name}", f"that file cannot be read: {why}")
         return None
+    short = f"{name} has {len(content):,}: it was cut off, or is of another run"
+    if not ledger.demand(len(content) == end, f"{_WHERE}.end", size, short):
+        return None
     found = hashlib.sha256(content).hexdigest()
-    return content if ledger.expect(f"{_WHERE}.sha256", journal.sha256, found) else None
+    other = f"that of {name} is {shown(found)}: it was changed, or is of another run"
+    whole = ledger.demand(found == journal.sha256, f"{_WHERE}.sha256", shown(journal.sha256), other)
+    return content if whole else None
 
 
-def _rows(ledger: Ledger, content: bytes, iterates: int) -> list[dict[str, float | None]] | None:
-    """The numbers of every iterate, by name."""
+def _check_header(
+    ledger: Ledger, header: dict[str, Any], certificate: Certificate, run: Trajectory
+) -> None:
+    """The journal is of the run that the certificate is about: what both say is the same.
+
+    A run can be gone on with in other threads, and to another step where no rate depends on that.
+    """
+    subject, recipe = certificate.subject, certificate.subject.recipe
+    said = {
+        "learning rate": run.lr,
+        **{name: run.summary.get(name) for name in ("device", "dtype")},
+        **{name: certificate.environment.get(name) for name in ("blockframe", "torch")},
+        "digests": subject.digests,
+        "recipe": {} if recipe is None else asdict(recipe),
+        "steps": run.steps,
+    }
+    free = {"format", "threads", "recipe.steps"}
+    if recipe is None or not str(recipe.lr).startswith(BY_LENGTH):
+        free.add("steps")
+    here, there = _flat(said), _flat(header)
+    for name in sorted({*here, *there} - free):
+        known = recipe is not None or name.partition(".")[0] != "recipe"
+        ours, theirs = (tree.get(name, "nothing") for tree in (here, there))
+        what = f"the certificate says {shown(ours)}: it is the journal of another run"
+        fits = not known or same(ours, theirs)
+        ledger.demand(fits, f"{_WHERE}, header, {quoted(name)}", shown(theirs), what)
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict) and bool(value)
+        found |= _flat(value, f"{above}{key}.") if nested else {above + key: value}
+    return found
+
+
+def _lines(
+    ledger: Ledger, content: bytes, iterates: int
+) -> tuple[dict[str, Any], list[dict[str, float | None]]] | None:
+    """The header, and the numbers of every iterate, by name."""
+    header: dict[str, Any] = {}
     rows: list[dict[str, float | None]] = []
     lines = content.split(b"\n")
     complete = ledger.demand(lines.pop() == b"", _WHERE, "a last line cut off", "lines end")
@@ -113,11 +176,12 @@ def _rows(ledger: Ledger, content: bytes, iterates: int) -> list[dict[str, float
         return None
     for k, line in enumerate(lines):
         entries = _entries(line)
-        if entries is None or (k == 0 and entries.get("format") != FORMAT):
+        if entries is None or (k == 0 and not _is_header(line, entries)):
             ledger.reject(f"{_WHERE}, line {k + 1}", quoted(line[:80].decode(errors="replace")),
                           "it is no line of a journal")  # fmt: skip
             return None
         if k == 0:
+            header = entries
             continue
         row = {name: _number(value) for name, value in entries.items() if name != "step"}
         step = entries.get("step")
@@ -126,7 +190,12 @@ def _rows(ledger: Ledger, content: bytes, iterates: int) -> list[dict[str, float
                           f"it holds the finite numbers of iterate {k - 1}")  # fmt: skip
             return None
         rows.append(row)
-    return rows
+    return header, rows
+
+
+def _is_header(line: bytes, entries: dict[str, Any]) -> bool:
+    nested = line.count(b"{") + line.count(b"[")
+    return entries.get("format") == FORMAT and nested <= NESTED
 
 
 def _entries(line: bytes) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from attrs import Factory, define, frozen
@@ -81,6 +82,12 @@ def real(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def shown(value: Any) -> str:
+    """``value`` for a message; of a SHA-256 its beginning."""
+    text = quoted(value)
+    return f"SHA-256 {text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def quoted(value: Any) -> str:

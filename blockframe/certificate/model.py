@@ -96,11 +96,13 @@ class Inequality:
 class Journal:
     """The file that holds every iterate of a long run, one JSON object per line (docs/certificate).
 
-    ``file`` is a plain name, beside the certificate; ``counts``: how many inequalities of each name
+    ``file`` is a plain name, beside the certificate; ``sha256`` is of its first ``end`` bytes:
+    behind them is what the run was extended by. ``counts``: how many inequalities of each name
     follow from it: held, undecided, violated.
     """
 
     file: str
+    end: int
     sha256: str
     iterates: int
     stride: int  # every how manieth iterate stands in the certificate itself

@@ -57,7 +57,7 @@ def check_run(
     Returns the run with all its series, and the inequalities that follow; None where the series
     make no run.
     """
-    run = whole_run(ledger, asserted, directory)
+    run = whole_run(ledger, certificate, asserted, directory)
     if run is None or not _has_form(ledger, run):
         return None
     seen = points(run)

@@ -375,13 +375,17 @@ def _edge(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def descent(
-    run: Trajectory, inequalities: Sequence[Inequality]
+    run: Trajectory, inequalities: Sequence[Inequality], doubts: Sequence[Finding] = ()
 ) -> tuple[str, dict[str, Any], list[Finding]]:
-    """Verdict, numbers, and findings (code and witness) that the claim ``descent`` must have."""
+    """Verdict, numbers, and findings (code and witness) that the claim ``descent`` must have.
+
+    Where ``doubts`` speak against the gradient only, a loss that rises is still one that rises.
+    """
     order = {name: n for n, name in enumerate(PER_STEP)}
+    told = () if any(code[:2] == "A9" for code, _ in doubts) else PER_STEP[:1]
 
     def first(holds: bool | None) -> Inequality | None:
-        rows = [i for i in inequalities if i.holds is holds]
+        rows = [i for i in inequalities if i.holds is holds and (not doubts or i.name in told)]
         return min(rows, key=lambda i: (i.step, order.get(i.name, len(order))), default=None)
 
     numbers: dict[str, Any] = {"lr": run.lr, "steps": run.completed}
@@ -405,8 +409,12 @@ def descent(
         failed.append(("D402", witness))
     if failed:
         return "FAILS", numbers, failed
+    if doubts:
+        return "UNKNOWN", numbers, [*doubts]
     if run.ended != "completed" or run.completed < 1:
         return "UNKNOWN", numbers, []
+    if run.series.get("gradient_norm", [None])[0] == 0:
+        return "UNKNOWN", numbers, [("D405", None)]
     if first(None) is not None:
         return "UNKNOWN", numbers, [("D403", None)]
     there = {(i.step, i.name) for i in inequalities}

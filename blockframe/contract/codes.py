@@ -22,6 +22,8 @@ SETTING = (
 
 AT_START, BY_AUTO = "at step 0", "where --lr is auto"
 NOT_DESCENT = "where the norm recursion is violated"
+IN_HALF = "in bfloat16 and float16"
+AS_IN_A = "where clause A has a finding about the same operation"
 """Cases of `Code.special`."""
 
 
@@ -294,6 +296,10 @@ _RECORDS = (
         "what may come near 0, a record that states no constants for this use (docs/ops)",
         "keep what is exponentiated or divided within bounds (softmax, a norm, a sigmoid), or "
         "state the op's constants in a record (docs/atoms)",
+        special={
+            AS_IN_A: "a bound of two derivatives needs them to exist: what helps clause A here "
+            "(gelu instead of relu) helps clause S too",
+        },
         docs="docs/theory section 2",
         example=Example("f = torch.exp", "f = lambda h: h.softmax(-1)"),
     ),
@@ -432,8 +438,14 @@ _RECORDS = (
     Code(
         "D403", "rounding decides", _RUN, _UNKNOWN,
         "both sides of an inequality are so close that rounding decides",
-        "a loss that hardly changes any more, or steps that are too short to change it",
+        "a loss that hardly changes any more, or steps that are too short to change it; half "
+        "precision, in which rounding is allowed a large part of the loss itself",
         "take --dtype float64, or fewer steps: the loss hardly changes any more",
+        special={
+            IN_HALF: "take --dtype float32 or float64: in half precision hardly any step can be "
+            "told from rounding (docs/cli, Numbers)",
+            AT_START: "take --dtype float64, another --lr, or another start (--seed, --init)",
+        },
         docs="docs/theory section 6",
         example=Example("lr = 1e-15", 'lr = "auto"'),
     ),
@@ -453,6 +465,23 @@ _RECORDS = (
             "net.weight.data = torch.tensor([[0.0, 1.0]])\n"
             "x, y = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1)\n"
             "lr = 0.01",
+        ),
+    ),
+    Code(
+        "D405", "gradient 0", _RUN, _UNKNOWN,
+        "the gradient is 0 at θ_0, to the last bit, so that every step has length 0 and nothing "
+        "is seen of descent",
+        "a start that is a minimum, a maximum or a saddle (weights that are all 0), units that "
+        "are all off, a loss that does not depend on the parameters",
+        "start elsewhere (--seed, --init); if the gradient is 0 there too, see that the output "
+        "depends on the parameters",
+        docs="docs/theory section 6",
+        example=Example(
+            "net = nn.Linear(3, 2)\n"
+            "nn.init.zeros_(net.weight)\n"
+            "nn.init.zeros_(net.bias)\n"
+            'y, lr = torch.zeros(4, 2), "auto"',
+            'net = nn.Linear(3, 2)\ny, lr = torch.zeros(4, 2), "auto"',
         ),
     ),
 )  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
-from blockframe.contract.codes import AT_START, BY_AUTO, CODES, NOT_DESCENT
+from blockframe.contract.codes import AT_START, BY_AUTO, CODES, IN_HALF, NOT_DESCENT
 from blockframe.dynamics.ending import COMPLETED, was_not_finite
 from blockframe.dynamics.inequalities import (
     DESCENT,
@@ -32,28 +32,49 @@ VIOLATED = "D401"
 NOT_FINITE = "D402"
 ROUNDING = "D403"
 SHARP = "D404"
+AT_REST = "D405"
+
+OTHER_GRADIENT = ("A301", "A302", "A303", "A304")
+NO_FUNCTION = ("A902", "A903", "A904", "A905", "A906")
+"""Findings that doubt that the run follows the gradient of the loss; that there is one loss, a
+function of θ."""
 
 
-def descent_claim(trajectory: Trajectory) -> Claim:
+def descent_claim(trajectory: Trajectory, known: Iterable[Finding] = ()) -> Claim:
     """Clause ``descent`` about the run.
 
     FAILS at the first violated inequality, or where a number was not finite. UNKNOWN where no step
-    was taken, the run ended early, or rounding decides. Else HOLDS, MEASURED.
+    was taken or led away, the run ended early, or rounding decides. Else HOLDS, MEASURED.
+
+    docs/theory section 6 is about a function of θ and its gradient. While that is in doubt nothing
+    HOLDS, and of the inequalities only a rising loss tells something: if there is one loss.
+
+    Args:
+        known: what clause A found on the network that ran.
     """
-    violated = _first(i for i in trajectory.inequalities if i.holds is False)
+    doubts = [f for f in known if f.code in OTHER_GRADIENT + NO_FUNCTION]
+    violated = _first(i for i in _telling(trajectory, doubts) if i.holds is False)
     findings = [_violation(trajectory, violated)] if violated else []
     if was_not_finite(trajectory.ended):
         findings.append(_not_finite(trajectory))
     if findings:
         return _claim(trajectory, Verdict.FAILS, findings[0].message, findings)
+    if doubts:
+        return _claim(trajectory, Verdict.UNKNOWN, _in_doubt(trajectory, doubts), doubts)
     if trajectory.ended != COMPLETED:
         why = f"{trajectory.ended}; no inequality was violated up to then"
+        if any(i.holds is None for i in trajectory.inequalities):
+            why += " by more than rounding"
+            why += f"; {_beyond_rounding(trajectory)}" if _in_half(trajectory) else ""
         return _claim(trajectory, Verdict.UNKNOWN, why)
     if trajectory.completed < 1:
         return _claim(trajectory, Verdict.UNKNOWN, "no step was taken, so nothing was measured")
+    if trajectory.series.get("gradient_norm", [None])[0] == 0:
+        finding = _at_rest(trajectory)
+        return _claim(trajectory, Verdict.UNKNOWN, finding.message, [finding])
     undecided = _first(i for i in trajectory.inequalities if i.holds is None)
     if undecided:
-        finding = _undecided(undecided)
+        finding = _undecided(trajectory, undecided)
         return _claim(trajectory, Verdict.UNKNOWN, finding.message, [finding])
     missing = _missing(trajectory)
     if missing:
@@ -91,6 +112,23 @@ def _claim(
         numbers=numbers,
         findings=tuple(findings),
     )
+
+
+def _telling(trajectory: Trajectory, doubts: Sequence[Finding]) -> Iterable[Inequality]:
+    if not doubts:
+        return trajectory.inequalities
+    if any(f.code in NO_FUNCTION for f in doubts):
+        return ()
+    return (i for i in trajectory.inequalities if i.name == MONOTONE)
+
+
+def _in_doubt(trajectory: Trajectory, doubts: Sequence[Finding]) -> str:
+    early = "" if trajectory.ended == COMPLETED else f"{trajectory.ended}; "
+    function = [f for f in doubts if f.code in NO_FUNCTION]
+    what = "its losses may not be those of one function of θ" if function else (
+        "what it followed may not be the gradient of its loss"
+    )  # fmt: skip
+    return f"{early}{what}: {(function or doubts)[0].message}"
 
 
 def _holds(trajectory: Trajectory) -> str:
@@ -181,12 +219,29 @@ def _not_finite(trajectory: Trajectory) -> Finding:
     return Finding(NOT_FINITE, message, witness=witness, help=advice)
 
 
-def _undecided(i: Inequality) -> Finding:
+def _at_rest(trajectory: Trajectory) -> Finding:
+    least = trajectory.series["loss"][0] == trajectory.summary.get("loss_infimum")
+    message = "the gradient is 0 at θ_0, so no step leads away from there; the loss is "
+    message += "the least there is" if least else "not at its lower bound"
+    return Finding(AT_REST, message, help=CODES[AT_REST].advice())
+
+
+def _undecided(trajectory: Trajectory, i: Inequality) -> Finding:
+    first = i.step == 0 and not _in_half(trajectory)
     return Finding(
         ROUNDING,
         f"rounding decides at step {i.step}: {i.name} has sides {i.left:.6g} and {i.right:.6g}",
-        help=CODES[ROUNDING].advice(),
+        help=CODES[ROUNDING].advice(AT_START) if first else _beyond_rounding(trajectory),
     )
+
+
+def _beyond_rounding(trajectory: Trajectory) -> str:
+    return CODES[ROUNDING].advice(IN_HALF if _in_half(trajectory) else "")
+
+
+def _in_half(trajectory: Trajectory) -> bool:
+    """Whether the network was evaluated in half precision."""
+    return trajectory.summary.get("dtype") in ("bfloat16", "float16")
 
 
 def _missing(trajectory: Trajectory) -> str:

@@ -151,7 +151,7 @@ class Journal:
         journal = cls(path, {"format": FORMAT, **header}, new=True)
         try:
             journal._whole = True  # what was there goes once the header is written
-            journal._put(_line(journal.header))
+            journal._put(_line(journal.header, allow_nan=True))  # a setting can be infinite
             journal._whole = False
             journal.cut()
         except JournalError:
@@ -306,9 +306,9 @@ def _row(line: bytes) -> Row:
     return cast(Row, row)
 
 
-def _line(entries: Mapping[str, Any]) -> bytes:
-    text = json.dumps(entries, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"{text}\n".encode()
+def _line(entries: Mapping[str, Any], *, allow_nan: bool = False) -> bytes:
+    text = json.dumps(entries, ensure_ascii=False, allow_nan=allow_nan, separators=(",", ":"))
+    return f"{text}\n".encode("utf-8", "surrogatepass")  # of a file name, as json reads it
 
 
 def _opened(path: Path, create: int) -> Any:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +208,9 @@ class Record:
         self.rows.cut()
         mark = self.rows.mark
         stride = math.ceil(mark.rows / THINNED)
-        return JournalFile(self.rows.path.name, mark.sha256, mark.rows, stride, dict(counts))
+        return JournalFile(
+            self.rows.path.name, mark.end, mark.sha256, mark.rows, stride, dict(counts)
+        )
 
     def close(self) -> None:
         """What is on disk is whole; the rows can no longer be read.
@@ -276,7 +279,7 @@ def _facts(run: Descent) -> dict[str, Any]:
         "device": objective.arithmetic.device_name,
         "dtype": objective.arithmetic.dtype_name,
         "blockframe": core_version(),
-        "torch": str(torch.__version__),
+        "torch": version("torch"),
         "threads": torch.get_num_threads(),
         "learning rate": run.lr,
     }

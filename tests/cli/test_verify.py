@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -219,9 +220,15 @@ def test_a_replay_sees_other_data_and_seeds(run: Run, certificate: Path) -> None
         "verify", str(certificate), "--replay", "--spec", "models.py:net", "--format", "json"
     )
     assert done.exit_code == 1
-    places = [c["where"] for c in json.loads(done.stdout)["rejected"]]
-    assert "subject.digests" in places
-    assert "trajectory.series.loss" in places
+    document = json.loads(done.stdout)
+    places = [c["where"] for c in document["rejected"]]
+    assert places == ["subject.digests.data", "subject.digests.start"]
+    for reason in document["rejected"]:
+        assert re.fullmatch("SHA-256 [0-9a-f]{12}…", reason["asserted"])
+        assert "replay it with the file of data, the code" in reason["follows"]
+    assert "replay: claims and run are of other numbers, not compared" in document["unverifiable"]
+    left = json.loads(run("verify", str(certificate), "--format", "json").stdout)["unverifiable"]
+    assert {line for line in left if "(--replay)" in line} <= {*document["unverifiable"]}
 
 
 def test_a_certificate_without_a_recipe(run: Run, certificate: Path) -> None:

@@ -8,7 +8,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from blockframe.certificate.model import Inequality, Trajectory
-from blockframe.contract.claim import Evidence, Verdict
+from blockframe.contract.claim import Evidence, Finding, Verdict
 from blockframe.contract.descent import CURVATURE, SHARPNESS, descent_claim, no_descent_claim
 from blockframe.dynamics.inequalities import DESCENT, MONOTONE, NORMS, PER_STEP, STABILITY
 from blockframe.dynamics.iterate import Iterate
@@ -167,6 +167,23 @@ def test_where_rounding_decides_nothing_is_claimed() -> None:
     assert "rounding decides at step 0" in claim.statement
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_the_remedy_is_another_precision(dtype: str) -> None:
+    claim = descent_claim(run(0.01, steps=1, dtype=dtype))
+    assert claim.verdict is Verdict.UNKNOWN
+    (finding,) = claim.findings
+    assert finding.code == "D403"
+    assert finding.help.startswith("take --dtype float32 or float64")
+
+
+def test_a_run_that_diverges_in_half_precision_says_what_decides() -> None:
+    measured = evolve(run(0.01, steps=1, dtype="bfloat16"), ended="diverged at step 1: the ...")
+    statement = descent_claim(measured).statement
+    assert "no inequality was violated up to then by more than rounding; take --dtype" in statement
+    whole = evolve(run(0.5, steps=1), ended="interrupted at step 1 by the user")
+    assert descent_claim(whole).statement.endswith("; no inequality was violated up to then")
+
+
 @pytest.mark.parametrize("name", PER_STEP)
 def test_an_inequality_that_is_missing_is_not_taken_for_granted(name: str) -> None:
     measured = run(0.5, steps=2)
@@ -185,6 +202,80 @@ def test_any_violated_inequality_fails(name: str) -> None:
     witness = claim.findings[0].witness
     assert witness is not None
     assert (witness["step"], witness["left"], witness["right"]) == (1, 2.0, 1.0)
+
+
+def doubt(code: str) -> Finding:
+    return Finding(code, f"doubt {code}", help="remove it")
+
+
+GRADIENT, FUNCTION = ("A301", "A302", "A303", "A304"), ("A902", "A903", "A904", "A905", "A906")
+
+
+@pytest.mark.parametrize("code", [*GRADIENT, *FUNCTION])
+def test_where_it_is_in_doubt_what_was_followed_nothing_holds(code: str) -> None:
+    claim = descent_claim(run(0.5), [Finding("A101", "a kink"), doubt(code)])
+    assert (claim.verdict, claim.evidence) == (Verdict.UNKNOWN, None)
+    assert claim.statement.endswith(f": doubt {code}")
+    assert ("gradient" in claim.statement) == (code in GRADIENT)
+    assert claim.findings == (doubt(code),)
+
+
+@pytest.mark.parametrize("code", ["A101", "A105", "A201", "A900"])
+def test_findings_about_other_things_do_not_touch_the_run(code: str) -> None:
+    assert descent_claim(run(0.5), [doubt(code)]).verdict is Verdict.HOLDS
+
+
+@pytest.mark.parametrize(("code", "verdict"), [("A302", "FAILS"), ("A903", "UNKNOWN")])
+def test_a_loss_that_rises_does_so_whatever_was_followed_if_it_is_one_loss(
+    code: str, verdict: str
+) -> None:
+    rising = run(4.6)
+    claim = descent_claim(rising, [doubt(code)])
+    assert claim.verdict == verdict
+    others = tuple(i for i in rising.inequalities if i.name != MONOTONE)
+    assert any(i.holds is False for i in others)
+    claim = descent_claim(evolve(rising, inequalities=others), [doubt(code)])
+    assert claim.verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("code", ["A302", "A903"])
+def test_what_is_not_finite_is_not_finite_whatever_was_followed(code: str) -> None:
+    assert descent_claim(run(1e200), [doubt(code)]).verdict is Verdict.FAILS
+
+
+def test_a_doubt_does_not_hide_that_a_run_ended_early() -> None:
+    claim = descent_claim(run(0.5, steps=9, probes=[Stop]), [doubt("A902"), doubt("A301")])
+    assert claim.statement == (
+        "interrupted at step 2 by the user; its losses may not be those of one function of θ: "
+        "doubt A902"
+    )
+
+
+@pytest.mark.parametrize("lr", ["auto", 0.5, 5.0])
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_a_start_at_rest_shows_nothing_of_descent(lr: float | str, target: float) -> None:
+    """The gradient is 0 at a minimum, and where the loss does not depend on θ."""
+    line = Line()
+    nn.init.zeros_(line.w)
+    x = torch.ones(1, 1) * (target == 0.0)
+    problem = Problem(line, (x,), torch.full((1, 1), target))
+    claim = descent_claim(trajectory(problem, lr=lr, steps=2, device="cpu"))
+    (finding,) = claim.findings
+    assert (claim.verdict, finding.code) == (Verdict.UNKNOWN, "D405")
+    where = "not at its lower bound" if target else "the least there is"
+    assert claim.statement == (
+        f"the gradient is 0 at θ_0, so no step leads away from there; the loss is {where}"
+    )
+
+
+def test_a_run_that_comes_to_rest_at_its_end_holds() -> None:
+    claim = descent_claim(run(1.0, steps=3))
+    assert run(1.0, steps=3).series["gradient_norm"][1] == 0
+    assert claim.verdict is Verdict.HOLDS
+
+
+def test_where_the_first_step_is_lost_in_rounding_another_start_is_advised() -> None:
+    assert "another --lr" in descent_claim(run(1e-17)).findings[0].help
 
 
 class Ravine(nn.Module):

@@ -54,6 +54,16 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, "caf\udce9.py:net"])
+def test_a_header_holds_any_setting(value: object, tmp_path: Path) -> None:
+    """An infinite number, a file name that is no UTF-8."""
+    journal = Journal.create(tmp_path / "j", {"setting": value})
+    journal.close()
+    again = Journal.open(tmp_path / "j", journal.mark)
+    assert again.header["setting"] == value
+    again.close()
+
+
 @given(tables)
 def test_memory_and_file_hold_the_same(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row]
