@@ -1,8 +1,9 @@
 """How the cost of a trajectory grows with depth, width and the number of samples.
 
 A tanh network with residual blocks (``Linear``, tanh, ``Linear``), mean squared error, float64, one
-thread. Each size in a process of its own: the time of one gradient; the sharpness and the tangent
-Gram matrix at an iterate as multiples of it; the peak of memory over that of the parameters.
+thread. Each size in a process of its own, at θ_0: the time of one gradient; as multiples of it
+those of the sharpness, which is searched for from a random vector to 1e-6, and of the tangent Gram
+matrix; the peak of memory over that of the parameters.
 
 ``python benchmarks/growth.py`` prints the table of docs/benchmarks.md.
 """
@@ -63,13 +64,18 @@ def at(sizes: dict[str, int], ask: Callable[[Iterate], object]) -> float:
     return min(seconds)
 
 
+def sharpness(it: Iterate) -> None:
+    it.curvature_expected = True  # as in a run: the graph of the gradient is made once
+    _ = it.gradient, it.curvature
+
+
 def measure(sizes: dict[str, int]) -> dict[str, float | None]:
     """In a process of its own."""
     count = sum(p.numel() for p in problem(**sizes).module.parameters())
     at({"depth": 1, "width": 8, "samples": 8}, lambda it: it.curvature)  # what is loaded lazily
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     gradient = at(sizes, lambda it: it.gradient)
-    curvature = at(sizes, lambda it: (it.gradient, it.curvature)) - gradient
+    curvature = at(sizes, sharpness) - gradient
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (8 * count)
     gram = at(sizes, lambda it: it.tangent_gram) if sizes["samples"] <= GRAM else None
     return {

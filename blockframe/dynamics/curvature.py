@@ -169,24 +169,6 @@ def top_eigenpair(
     raise AssertionError("products must be positive")
 
 
-def quadrature(product: Product, start: Tensor, steps: int) -> tuple[Floats, Floats]:
-    """Gauss' rule for vᵀf(H)v, v the unit vector along ``start``: its nodes and its weights.
-
-    The eigenvalues of Lanczos' tridiagonal matrix and the squares of the first entries of its
-    eigenvectors; exact for polynomials of degree below 2·``steps`` (Golub and Meurant, Matrices,
-    Moments and Quadrature, chapter 3). Fewer nodes where the Krylov space is smaller. NaN where a
-    product is not finite.
-    """
-    space = Space([start], steps + 1)
-    for _ in range(steps):
-        if not space.multiply(product):
-            return np.full(1, math.nan), np.full(1, math.nan)
-        if not space.open:
-            break
-    ritz = space.ritz(wary=True)
-    return ritz.values, ritz.vectors[0] ** 2
-
-
 def random_start(like: Tensor, seed: int) -> Tensor:
     """A random unit vector of the shape, dtype and device of ``like``; the same on every device."""
     generator = torch.Generator().manual_seed(seed)

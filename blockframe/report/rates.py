@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Context
 from typing import Any
 
@@ -24,7 +25,7 @@ from blockframe.scaling.stable import LEVELS, Bracket, Start, quantiles
 _ASTRONOMIC = -12.0
 """Powers of ten below which a rate is of no use to anyone who trains."""
 _SHOWN = 5
-"""Degenerate starts that are named."""
+"""Starts that are named for one reason."""
 
 
 @frozen
@@ -118,7 +119,7 @@ class RatesReport:
         ):
             text = f"{meaning}; {_run_at(bracket)}"
             if bracket.below is not None and rates.measured.rate is not None:
-                text += f"; {number(bracket.below / rates.measured.rate)} of the measured"
+                text += f"; {number(bracket.below / rates.measured.rate)} × the measured"
             rows.append((name, number(bracket.below), text))
         if stable.unstable_below:
             name, shown, text = rows[0]
@@ -131,23 +132,30 @@ class RatesReport:
         starts = self.rates.starts
         sheet.line(f"Over {len(starts)} starts, seeds {starts[0].seed} to {starts[-1].seed}:")
         rows = [
-            (name, *(number(q) for q in found))
+            (_of(name, values), *(number(q) for q in found))
             for name, values in _columns(self.rates).items()
             if (found := quantiles(values)) is not None
         ]
-        sheet.table(
-            rows, ("", "least", "quarter", "median", "3 quarters", "largest"), right=range(1, 6)
-        )
-        bad = [s for s in starts if s.degenerate]
-        looked = sum(s.rank for s in starts)
+        if rows:
+            sheet.table(
+                rows, ("", "least", "quarter", "median", "3 quarters", "largest"), right=range(1, 6)
+            )
+        bad = [(s.seed, s.degenerate) for s in starts if s.degenerate]
         sheet.line(
-            f"Degenerate starts (gradient 0 or not finite, or DF without full rank, looked at in "
-            f"{looked}): {len(bad)} of {len(starts)}."
+            f"Degenerate starts (gradient 0 or not finite, or fewer parameters than outputs): "
+            f"{len(bad)} of {len(starts)}."
         )
-        for start in bad[:_SHOWN]:
-            sheet.line(f"seed {start.seed}: {start.degenerate}", indent=2)
-        if len(bad) > _SHOWN:
-            sheet.line(f"and {len(bad) - _SHOWN} more", indent=2)
+        _write_first(sheet, bad)
+        looked = sum(s.rank for s in starts)
+        if not looked:
+            return
+        hidden = [(s.seed, s.undecided) for s in starts if s.undecided]
+        full = sum(s.rank and not s.degenerate and not s.undecided for s in starts)
+        sheet.line(
+            f"DF seen to have full rank: at {full} of {looked} starts where the rank was looked at"
+            + (f"; at {len(hidden)} rounding hides it:" if hidden else ".")
+        )
+        _write_first(sheet, hidden)
 
     def _found(self, start: Start) -> dict[str, Any] | None:
         """The brackets of one start."""
@@ -186,6 +194,7 @@ class RatesReport:
             "seeds": [s.seed for s in starts],
             "degenerate": sum(bool(s.degenerate) for s in starts),
             "rank_looked_at": sum(s.rank for s in starts),
+            "rank_undecided": sum(bool(s.undecided) for s in starts),
             "levels": list(LEVELS),
             "quantiles": {n: None if q is None else list(q) for n, q in quantile.items()},
             "each": [
@@ -194,6 +203,7 @@ class RatesReport:
                     "sharpness": s.measured.sharpness,
                     "lr": s.measured.rate,
                     "degenerate": s.degenerate or None,
+                    "undecided": s.undecided or None,
                     "stable": self._found(s),
                 }
                 for s in starts
@@ -257,6 +267,20 @@ class RatesReport:
         text += f"; the ball adds {_powers(more)}"
         hint = more > 3 and not rates.guarantee.region.about_start
         return text + (" (less: --centre start --radius 0.01)." if hint else ".")
+
+
+def _of(name: str, values: Sequence[float | None]) -> str:
+    """The name of a row, with how many starts have the number if not all have."""
+    there = sum(v is not None for v in values)
+    return name if there == len(values) else f"{name} (of {there})"
+
+
+def _write_first(sheet: Sheet, starts: Sequence[tuple[int, str]]) -> None:
+    """The seeds of the first ones, and why."""
+    for seed, why in starts[:_SHOWN]:
+        sheet.line(f"seed {seed}: {why}", indent=2)
+    if len(starts) > _SHOWN:
+        sheet.line(f"and {len(starts) - _SHOWN} more", indent=2)
 
 
 def _run_at(bracket: Bracket) -> str:

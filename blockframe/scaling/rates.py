@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from blockframe.contract.finding import doubts, finding
-from blockframe.contract.smoothness import not_twice_differentiable
+from blockframe.contract.smoothness import no_bound, not_twice_differentiable
 from blockframe.domains.growth import Growth, Jet
 from blockframe.domains.interpreter import interpret
 from blockframe.domains.magnitude import Magnitude
@@ -110,8 +110,7 @@ def guaranteed(analysis: Analysis, loss: Loss, region: Region) -> Guarantee:
     output = jets[graph.output]
     if reasons or not output.bounded:
         index, why = next(iter(reasons), (graph.output, "a norm that it needs is not finite"))
-        found = finding(analysis, index, "S101", f"no bound: {why}", None)
-        return Guarantee(region, findings=(found,))
+        return Guarantee(region, findings=(no_bound(analysis, index, why),))
     constant, linear = facts.slope
     slope = Magnitude.constant(constant) + output.value.times(linear)
     bound = output.first.power(2).times(facts.curvature) + slope * output.second
@@ -173,7 +172,7 @@ def measured_at(it: Iterate) -> Measured:
             return Measured(why_not="loss or gradient are not finite at θ₀")
         pair = it.curvature
     except Unavailable as error:
-        return Measured(why_not=error.message)
+        return Measured(why_not=f"{error.message}; --stable needs none of that")
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

@@ -28,8 +28,9 @@ from blockframe.dynamics.descent import Descent, start
 from blockframe.dynamics.ending import COMPLETED
 from blockframe.dynamics.inequalities import Point
 from blockframe.dynamics.iterate import Iterate
+from blockframe.dynamics.merging import groups, merged
 from blockframe.dynamics.probes.probe import Unavailable
-from blockframe.dynamics.probes.tangent import Tangent
+from blockframe.dynamics.tangent import Spectrum
 from blockframe.errors import BlockframeError, InputError
 from blockframe.foreign import out_of_memory
 from blockframe.scaling.rates import Measured, measured_at
@@ -96,9 +97,10 @@ class Start:
 
     Attributes:
         measured: the curvature there.
-        degenerate: why it is: its gradient is 0, or not finite, or DF has no full rank there as far
-            as rounding lets one see; "" if it is not.
-        rank: whether the least eigenvalue of the tangent Gram matrix was looked at.
+        degenerate: why it is: its gradient is 0, or not finite, or DF cannot have full rank; "" if
+            nothing of that is seen.
+        rank: whether the rank of DF was looked at, by the least eigenvalue of K = DF DFᵀ.
+        undecided: why the rank was not seen to be full: rounding hides that eigenvalue.
         stable: None if no runs were asked for, or a number is not finite at θ_0.
         digest: of θ_0.
     """
@@ -107,6 +109,7 @@ class Start:
     measured: Measured
     degenerate: str = ""
     rank: bool = False
+    undecided: str = ""
     stable: Stable | None = None
     digest: str = field(default="", repr=False)
 
@@ -128,7 +131,7 @@ def look(problem: Problem, options: Options, seed: int, search: Search | None) -
     it = start(problem, options)
     measured = measured_at(it)
     try:
-        degenerate, rank = _degenerate(it)
+        degenerate, rank, undecided = _degenerate(it)
         stable = None
         if search is not None and it.finite:
             stable = brackets(it.objective, measured.rate or _guess(it), search)
@@ -140,7 +143,8 @@ def look(problem: Problem, options: Options, seed: int, search: Search | None) -
         ) from error
     it.release()
     theta = it.theta.detach().cpu().numpy().tobytes()
-    return Start(seed, measured, degenerate, rank, stable, hashlib.sha256(theta).hexdigest())
+    digest = hashlib.sha256(theta).hexdigest()
+    return Start(seed, measured, degenerate, rank, undecided, stable, digest)
 
 
 def brackets(objective: Objective, first: float, search: Search) -> Stable:
@@ -184,6 +188,8 @@ def bracket(against: Callable[[float], str], first: float, width: float) -> Brac
         return Bracket(below, above, why)
     while above > below * (1 + width):
         middle = below * math.sqrt(above / below)
+        if not below < middle < above:
+            break  # no double lies between them
         found = against(middle)
         if found:
             above, why = middle, found
@@ -234,22 +240,26 @@ def _guess(it: Iterate) -> float:
     return step if 0 < step < math.inf else 1.0
 
 
-def _degenerate(it: Iterate) -> tuple[str, bool]:
-    """Why θ_0 is degenerate, and whether the rank of DF there was looked at."""
+def _degenerate(it: Iterate) -> tuple[str, bool, str]:
+    """Of `Start`: ``degenerate``, ``rank``, ``undecided``."""
     if not it.finite:
-        return "loss or gradient are not finite", False
+        return "loss or gradient are not finite", False, ""
     if it.gradient_norm == 0:
-        return "the gradient is 0", False
+        return "the gradient is 0", False, ""
     if it.outputs.numel() > RANK:
-        return "", False
+        return "", False, ""
     try:
-        seen = Tangent().observe(it)
+        gram, alike = it.tangent_gram, groups(it)
     except Unavailable:
-        return "", False
-    assert isinstance(seen, dict)
-    least, error = float(seen[""]), float(seen["error"])
-    # not <=: a NaN is degenerate, too
-    return ("" if least > error else f"λ_min(K) = {least:.3g} ± {error:.3g}"), True
+        return "", False, ""
+    if alike:
+        gram, _ = merged(gram, gram[0], alike)
+    if it.theta.numel() < len(gram):
+        return f"{it.theta.numel()} parameters for {len(gram)} outputs", True, ""
+    spectrum = Spectrum.of(gram, it.objective.arithmetic.unit_roundoff)
+    if spectrum.least > spectrum.error:  # not of a NaN
+        return "", True, ""
+    return "", True, f"λ_min(K) = {spectrum.least:.3g} ± {spectrum.error:.3g}"
 
 
 # --- several starts -----------------------------------------------------------------------------

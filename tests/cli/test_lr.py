@@ -170,7 +170,8 @@ def test_several_starts(run: Run) -> None:
     result = run("models.py:net", *options)
     assert result.exit_code == 0, result.stderr
     assert "Over 3 starts, seeds 4 to 6:" in result.stdout
-    assert "looked at in 3): 0 of 3." in result.stdout
+    assert "fewer parameters than outputs): 0 of 3." in " ".join(result.stdout.split())
+    assert "full rank: at 3 of 3 starts" in " ".join(result.stdout.split())
     document = json.loads(run("models.py:net", *options, "--format", "json").stdout)
     starts = document["starts"]
     assert starts["seeds"] == [4, 5, 6]

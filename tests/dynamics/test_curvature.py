@@ -10,13 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blockframe.dynamics.curvature import (
-    Accuracy,
-    Eigenpair,
-    quadrature,
-    random_start,
-    top_eigenpair,
-)
+from blockframe.dynamics.curvature import Accuracy, Eigenpair, random_start, top_eigenpair
 
 TIGHT = Accuracy(relative=1e-6, residual=1e-5)
 
@@ -238,17 +232,3 @@ def test_the_start_is_the_same_for_the_same_seed() -> None:
     like = torch.empty(5, dtype=torch.float64)
     assert torch.equal(random_start(like, 3), random_start(like, 3))
     assert not torch.equal(random_start(like, 3), random_start(like, 4))
-
-
-@given(spectra, st.integers(0, 100), st.integers(1, 4))
-@settings(deadline=None, max_examples=50)
-def test_the_quadrature_is_exact_for_polynomials(
-    spectrum: list[float], seed: int, steps: int
-) -> None:
-    matrix = symmetric(spectrum, seed) / max(1.0, *map(abs, spectrum))
-    v = random_start(matrix[0], seed)
-    nodes, weights = quadrature(lambda x: matrix @ x, 3 * v, steps)
-    power = v
-    for degree in range(2 * steps):
-        assert float(v @ power) == pytest.approx(float(weights @ nodes**degree), abs=1e-10)
-        power = matrix @ power

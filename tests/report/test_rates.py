@@ -135,7 +135,7 @@ def test_the_rates_that_runs_bear(rates: LearningRates) -> None:
     shown = text(found)
     assert (
         "L after 50 steps <= L at θ₀; stable at 1, not at 1.02: diverged at step 7: the loss "
-        "reached 2e+07; 2 of the measured"
+        "reached 2e+07; 2 × the measured"
     ) in shown
     assert "no step of 50 raises L; stable at 0.25, not at 0.255: step 3 raised the loss" in shown
     assert "of 14 runs of 50 steps; between rates that were run, and beyond, nothing" in shown
@@ -173,24 +173,38 @@ def test_no_runs_from_a_start_that_is_not_finite(rates: LearningRates) -> None:
     assert json.loads(RatesReport(found).json())["stable"]["trains"] is None
 
 
+def test_starts_without_a_number_have_no_table(rates: LearningRates) -> None:
+    starts = [Start(s, Measured(why_not="no"), degenerate="not finite") for s in range(7)]
+    shown = text(evolve(rates, starts=tuple(starts)))
+    assert "quarter" not in shown
+    assert "full rank" not in shown
+    assert "7 of 7. seed 0: not finite" in shown
+    assert "and 2 more" in shown
+
+
 @pytest.mark.parametrize("width", [60, 80, 150])
 def test_quantiles_over_starts(rates: LearningRates, width: int) -> None:
     starts = [
         Start(seed, Measured(float(seed + 1), 0.0, 3, converged=True), rank=True, stable=STABLE)
         for seed in range(8)
     ]
+    starts[3] = evolve(starts[3], undecided="λ_min(K) = 1e-17 ± 1e-15")
     starts += [Start(8, Measured(why_not="no"), degenerate="the gradient is 0")]
     found = searched(rates, *starts)
     shown = text(found, Page(width=width))
     assert "Over 9 starts, seeds 0 to 8:" in shown
     assert "1 2.75 4.5 6.25 8" in shown  # of 1 to 8
-    assert "looked at in 8): 1 of 9. seed 8: the gradient is 0" in shown
+    assert "than outputs): 1 of 9. seed 8: the gradient is 0 DF seen to have" in shown
+    assert "full rank: at 7 of 8 starts where the rank was looked at; at 1 rounding" in shown
+    assert "hides it: seed 3: λ_min(K) = 1e-17 ± 1e-15" in shown
+    assert "measured (of 8)" in shown
     document = json.loads(RatesReport(found).json())["starts"]
     assert document["quantiles"]["sharpness"] == [1.0, 2.75, 4.5, 6.25, 8.0]
     assert document["quantiles"]["trains_to_measured"][0] == 0.5
-    assert document["degenerate"] == 1
+    assert (document["degenerate"], document["rank_undecided"]) == (1, 1)
     assert document["each"][8] == {
         "seed": 8, "sharpness": None, "lr": None, "degenerate": "the gradient is 0",
+        "undecided": None,
         "stable": {"steps": 50, "width": 0.02, "runs": 0, "trains": None, "falls": None,
                    "unstable_below": []},
     }  # fmt: skip

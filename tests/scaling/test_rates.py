@@ -683,3 +683,17 @@ def test_cross_entropy_states_its_constants() -> None:
     most = float(torch.linalg.eigvalsh(hessian).max())
     assert most == pytest.approx(facts.curvature, rel=1e-9)
     assert most <= facts.curvature
+
+
+def test_where_there_is_no_room_for_the_sharpness_runs_still_bear_rates() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(50, 60), nn.Tanh(), nn.Linear(60, 3))
+    found = blockframe.learning_rates(
+        (module, (torch.randn(4, 50),), torch.randn(4, 3)), device="cpu", memory="400KiB",
+        stable=True, steps=3,
+    )  # fmt: skip
+    assert found.measured.rate is None
+    assert found.measured.why_not.startswith("the sharpness needs 8 vectors of the size of θ")
+    assert found.measured.why_not.endswith("; --stable needs none of that")
+    assert found.starts[0].stable is not None
+    assert found.starts[0].stable.trains.below is not None

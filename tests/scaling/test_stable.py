@@ -142,6 +142,12 @@ def test_rates_below_that_are_unstable_are_named(monkeypatch: pytest.MonkeyPatch
     assert all(1 < r < 1.5 for r in found.unstable_below)
 
 
+def test_a_bracket_between_neighbouring_doubles_ends() -> None:
+    tiny = math.ulp(0.0)
+    found = bracket(lambda r: "no" if r > tiny else "", 4 * tiny, 0.02)
+    assert (found.below, found.above) == (tiny, 2 * tiny)
+
+
 @pytest.mark.parametrize("answer", ["", "no"])
 def test_a_ladder_has_an_end(answer: str) -> None:
     asked: list[float] = []
@@ -201,7 +207,10 @@ def test_a_start_says_what_is_wrong_with_it() -> None:
     x = twice.inputs[0].clone()
     x[1] = x[0]
     singular = look(Problem(twice.module, (x,), twice.targets), options, 0, None)
-    assert singular.degenerate.startswith("λ_min(K) = ")
+    assert singular.undecided.startswith("λ_min(K) = ")  # rounding hides it: it may be 0
+    assert (singular.degenerate, singular.rank) == ("", True)
+    few = look(Problem(nn.Linear(5, 3), (torch.randn(9, 5),), torch.randn(9, 3)), options, 0, None)
+    assert (few.degenerate, few.undecided) == ("18 parameters for 27 outputs", "")
     many = Problem(nn.Linear(5, 3), (torch.randn(500, 5),), torch.randn(500, 3))
     assert not look(many, options, 0, None).rank
 
