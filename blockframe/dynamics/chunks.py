@@ -114,13 +114,13 @@ class Budget:
         """∇²L(θ) v."""
         from blockframe.dynamics.iterate import check_twice_differentiable
 
-        total = torch.zeros_like(theta)
+        total = torch.zeros_like(theta, dtype=torch.float64)
         for chunk, share in zip(self.parts, self.shares, strict=True):
             leaf, gradient = _gradient(chunk, theta, graph=True)
             if gradient.requires_grad:
                 check_twice_differentiable(gradient)
                 total += share * chunk.differentiate(gradient, leaf, vector).detach()
-        return total
+        return total.to(theta)
 
 
 class _Loss(torch.autograd.Function):
@@ -129,7 +129,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, theta: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[0]
-        gradient = torch.zeros_like(theta) if wanted else None
+        gradient = torch.zeros_like(theta, dtype=torch.float64) if wanted else None
         outputs: list[Tensor] = []
         value = torch.zeros((), dtype=torch.float64, device=theta.device)
         for chunk, share in zip(budget.parts, budget.shares, strict=True):
@@ -141,7 +141,7 @@ class _Loss(torch.autograd.Function):
             if gradient is not None and loss.requires_grad:
                 gradient += share * chunk.differentiate(loss, leaf)
         ctx.save_for_backward(theta)
-        ctx.budget, ctx.gradient = budget, gradient
+        ctx.budget, ctx.gradient = budget, None if gradient is None else gradient.to(theta)
         everything = torch.cat(outputs)
         ctx.mark_non_differentiable(everything)
         return everything, value

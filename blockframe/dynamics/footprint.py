@@ -25,12 +25,11 @@ from blockframe.dynamics.separation import inseparable, part
 if TYPE_CHECKING:
     from blockframe.dynamics.objective import Objective
 
-VECTORS = 7
-"""Vectors like θ, in float64: θ_0, θ_k, the one in the graph, ∇L_k, its sum over chunks, and θ and
-∇L of the iterate before."""
+VECTORS = 6
+"""Vectors like θ, in float64: θ_0, θ_k, ∇L_k, its sum over chunks, and θ and ∇L of the iterate
+before."""
 CASTS = 3
-"""The same in the dtype of the network, where it is another: θ, and ∇L before and after its parts
-are put together."""
+"""The same in the dtype of the network: θ, and ∇L before and after its parts are put together."""
 
 
 @frozen(eq=False)
@@ -64,7 +63,7 @@ class Footprint:
         objective = self.objective
         size, dtype = objective.start.numel(), objective.arithmetic.dtype
         vectors = size * 8 * VECTORS
-        casts = size * dtype.itemsize * CASTS if dtype != objective.start.dtype else 0
+        casts = size * dtype.itemsize * CASTS
         data = sum(x.nbytes for x in _data(objective))
         constant, _, outputs = self._counted
         return vectors + casts + data + constant + 2 * outputs
@@ -83,7 +82,8 @@ def _kept(objective: Objective) -> tuple[int, int]:
     gradient alone, where it cannot be), with what passes through; and bytes of the outputs."""
     counted = _Counter(_data(objective))
     with counted.hooks():
-        leaf = objective.start.detach().clone().requires_grad_()
+        dtype = objective.arithmetic.dtype
+        leaf = objective.start.detach().to(dtype, copy=True).requires_grad_()
         with objective.arithmetic.kernels():
             outputs, loss = objective(leaf)
         size = outputs.nbytes

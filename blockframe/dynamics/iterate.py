@@ -43,8 +43,8 @@ class Iterate:
     """θ_k and the quantities at it. Each is computed when first asked for, and once.
 
     Loss, gradient and Hessian products share one graph; `release` frees it, and a quantity that
-    is asked for later builds it again. Vectors are flat, (P,), float64, in the order of
-    ``objective.names``.
+    is asked for later builds it again. Vectors are flat, (P,), in the order of
+    ``objective.names``: θ and ∇L in float64, products in the dtype that the network has.
 
     Attributes:
         step: k.
@@ -83,7 +83,7 @@ class Iterate:
         self.trails: Trails = trails or (previous.trails if previous else Trails())
         self._outputs: Tensor | None = None
         self._value: float | None = None
-        self._leaf: Tensor | None = None  # θ_k, at the root of the graph
+        self._leaf: Tensor | None = None  # θ_k as the network gets it, at the root of the graph
         self._loss: Tensor | None = None  # with its graph
         self._gradient: Tensor | None = None  # with its graph
         self._twice = False  # that graph was found to be differentiable
@@ -114,10 +114,10 @@ class Iterate:
     def gradient(self) -> Tensor:
         """∇L(θ_k), (P,); 0 in the entries that the loss does not depend on."""
         if self.curvature_expected:
-            return self._gradient_with_graph().detach()
+            return self._gradient_with_graph().detach().to(self.theta)
         gradient = self._differentiate(self._trace(), keep=False)
         self.release()  # the graph is spent
-        return gradient
+        return gradient.to(self.theta)
 
     @cached_property
     def gradient_norm(self) -> float:
@@ -130,20 +130,20 @@ class Iterate:
         return self.objective.by_block(self.gradient)
 
     def hvp(self, vector: Tensor) -> Tensor:
-        """∇²L(θ_k) v, (P,), for v (P,).
+        """∇²L(θ_k) v, (P,), for v (P,), in the dtype of the network.
 
         Raises:
             NoSecondDerivative: an operation of the network is differentiable once only.
         """
         gradient = self._gradient_with_graph()
         if not gradient.requires_grad or self._leaf is None:
-            return torch.zeros_like(self.theta)  # L is affine in θ
+            return torch.zeros_like(vector)  # L is affine in θ
         if not self._twice:
             check_twice_differentiable(gradient)
             self._twice = True
         try:
             product = self.objective.differentiate(
-                gradient, self._leaf, vector.to(self.theta), retain_graph=True
+                gradient, self._leaf, vector.to(gradient), retain_graph=True
             )
         except NetworkError as error:
             raise _no_second_derivative(error.reason) from error
@@ -178,17 +178,18 @@ class Iterate:
 
     @cached_property
     def spectral_density(self) -> Density:
-        """How the eigenvalues of ∇²L(θ_k) lie, by stochastic Lanczos quadrature.
+        """How the eigenvalues of ∇²L(θ_k) lie.
 
         Raises:
             Unavailable: the vectors do not fit in the memory.
         """
         from blockframe.dynamics.density import STEPS, spectral_density
 
-        steps = STEPS if self._basis is None else min(STEPS, self._basis - 1)
+        steps = STEPS if self._basis is None else min(STEPS, self._basis // 2 - 1)
         return spectral_density(
-            self.hvp, self._like, seed=self.objective.seed + self.step, steps=steps
-        )
+            self.hvp, self._like, seed=self.objective.seed + self.step, steps=steps,
+            roundoff=UNITS * self.objective.arithmetic.unit_roundoff,
+        )  # fmt: skip
 
     @property
     def _basis(self) -> int | None:
@@ -426,7 +427,8 @@ class Iterate:
     def _trace(self) -> Tensor:
         """The loss with its graph."""
         if self._loss is None:
-            self._leaf = self.theta.detach().clone().requires_grad_()
+            dtype = self.objective.arithmetic.dtype
+            self._leaf = self.theta.detach().to(dtype, copy=True).requires_grad_()
             with self.objective.arithmetic.kernels():
                 outputs, self._loss = self.objective(self._leaf)
             self._outputs, self._value = outputs.detach(), float(self._loss.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -269,9 +270,16 @@ class Objective:
         )
 
     def by_block(self, vector: Tensor) -> dict[str, Tensor]:
-        """The parts of a vector (P,) that belong to each block, flat."""
+        """The parts of a vector (P,) that belong to each block, flat; views where that goes."""
         parts = torch.split(vector, self.sizes)
-        return {b: torch.cat([parts[i] for i in where]) for b, where in self.blocks.items()}
+        ends = [0, *itertools.accumulate(self.sizes)]
+
+        def block(where: tuple[int, ...]) -> Tensor:
+            if where == tuple(range(where[0], where[-1] + 1)):
+                return vector[ends[where[0]] : ends[where[-1] + 1]]
+            return torch.cat([parts[i] for i in where])
+
+        return {b: block(where) for b, where in self.blocks.items()}
 
     def norms(self, vector: Tensor) -> dict[str, float]:
         """Of a vector (P,): its norm, at ``""``, and of the part that belongs to each block."""
