@@ -66,9 +66,9 @@ RUNNING: list[tuple[dict[str, Any], str]] = [
     ({"dtype": ""}, "no trajectory runs in dtype ''"),
     ({"steps": "x"}, "steps must be a whole number"),
     ({"steps": True}, "steps must be a whole number"),
-    ({"lr": None}, "lr must be positive and finite"),
-    ({"lr": 10**400}, "lr must be positive and finite"),
-    ({"lr": torch.ones(2)}, "lr must be positive and finite"),
+    ({"lr": None}, "lr cannot be None"),
+    ({"lr": 10**400}, "it must be positive and finite"),
+    ({"lr": torch.ones(2)}, "it must be positive and finite"),
 ]
 CERTIFYING: list[tuple[dict[str, Any], str]] = [
     ({"progress": 5}, "progress is 5"),

@@ -19,6 +19,7 @@ from blockframe.certificate.run_theory import (
     BY_BLOCK,
     CORE,
     DERIVED,
+    FEWEST,
     MEASURED,
     MOVED,
     ON_REQUEST,
@@ -461,7 +462,10 @@ def _check_summary(ledger: Ledger, run: Trajectory, derived: Mapping[str, object
         "curvature", "directional_steps", "peaks_between_iterates", "neighbourhood_bound",
         "ball_bound", "rate_bound", "edge_of_stability", *CORE,
     }  # fmt: skip
-    raw = {"device", "dtype", "parameters", "loss_infimum", "unavailable", "minimizer"}
+    raw = {
+        "device", "dtype", "parameters", "loss_infimum", "rounding_units", "unavailable",
+        "minimizer",
+    }  # fmt: skip
     for key in sorted(asserted.keys() - derived.keys() - raw):
         if key in figures:
             ledger.reject(f"{where}.{key}", quoted(asserted[key]), "the series give none")
@@ -471,6 +475,9 @@ def _check_summary(ledger: Ledger, run: Trajectory, derived: Mapping[str, object
     ledger.demand(dtype in [*ROUNDOFF], f"{where}.dtype", quoted(dtype), f"one of {[*ROUNDOFF]} is")
     bound = real(infimum) is not None or infimum == -math.inf
     ledger.demand(bound, f"{where}.loss_infimum", quoted(infimum), "a bound is a number")
+    units, fewest = asserted.get("rounding_units"), FEWEST.get(str(dtype), 0)
+    enough = (real(units) or 0) >= fewest
+    ledger.demand(enough, f"{where}.rounding_units", quoted(units), f"it is {fewest} at least")
     count = asserted.get("parameters")
     ledger.demand(bool(whole(count)), f"{where}.parameters", quoted(count), "it is a count")
     if "minimizer" in asserted:

@@ -69,6 +69,8 @@ CORE = ("loss", "dissipativity", "block_jacobian", *FIGURES)
 """Probes with figures about the whole run."""
 
 UNITS = 64
+FEWEST = {"float64": 64, "float32": 64, "float16": 8, "bfloat16": 8}
+"""Units of roundoff that the noise of a loss is counted in at least."""
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 NOT_FINITE = re.compile(r"the (loss|gradient) is not finite at step \d+")
@@ -110,6 +112,7 @@ def points(run: Trajectory) -> list[Point]:
     """The iterates at which loss and gradient are finite."""
     empty: Numbers = [None] * (run.completed + 1)
     roundoff = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
+    units = real(run.summary.get("rounding_units")) or math.nan
     names = (*MEASURED[:4], MEASURED[5], *SHARPNESS[:2])
     columns = [run.series.get(name, empty) for name in names]
     points = []
@@ -120,7 +123,7 @@ def points(run: Trajectory) -> list[Point]:
             continue
         norm = math.inf if norm is None else norm
         outputs = math.inf if outputs is None else outputs
-        noise = UNITS * roundoff * (abs(loss) + norm * slope + outputs / 4)
+        noise = units * (roundoff * (abs(loss) + norm * slope + outputs / 4))
         points.append(
             Point(
                 loss, slope, norm, math.nan if pairing is None else pairing, sharpness,

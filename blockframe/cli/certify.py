@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ from blockframe.interrupts import held
 
 if TYPE_CHECKING:
     from blockframe.certificate.model import Certificate, Trajectory
+
+
+CAN_GO_ON = "the run can go on: the same command with --resume."
 
 
 @click.command()
@@ -51,7 +55,13 @@ if TYPE_CHECKING:
 @run_options
 @click.option("--static-only", is_flag=True, help="Decide the clauses, run no gradient descent.")
 @click.option(
-    "--probe", "probes", multiple=True, metavar="NAME", help="Measure this too. Repeatable."
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="NAME",
+    help="Measure this too, at every iterate: kinks (costs about a gradient), segment_curvature, "
+    "bottom_eigenvalue (tens), tangent, tangent_bound, block_jacobian, spectral_density "
+    "(hundreds), or a plugin's. Repeatable.",
 )
 @click.option(
     "--out",
@@ -82,23 +92,37 @@ def certify(spec: str, out: Path | None, resume: bool, format_: str, **options: 
     renderer = plugins.renderer(format_)
     for name in options["probes"]:
         lookup("probe", name, plugins.probes())
-    # What a user's model prints must not end up in the document on stdout.
-    with progress() as working, redirect_stdout(sys.stderr):
-        certificate = blockframe.certify(
-            spec, out=out, resume=resume, registry=plugins, progress=working, **options
-        )
-    trajectory = certificate.trajectory
-    with held():
-        saved, failure = _save(certificate, path)
-        left = _tidied(trajectory, out, spec) if trajectory and out and not failure else False
-    emit(renderer.render(certificate, page(saved)))
+    with _hinting(out, spec):
+        # What a user's model prints must not end up in the document on stdout.
+        with progress() as working, redirect_stdout(sys.stderr):
+            certificate = blockframe.certify(
+                spec, out=out, resume=resume, registry=plugins, progress=working, **options
+            )
+        trajectory = certificate.trajectory
+        with held():
+            saved, failure = _save(certificate, path)
+            left = _tidied(trajectory, out, spec) if trajectory and out and not failure else False
+        emit(renderer.render(certificate, page(saved)))
     if failure is not None:
         raise failure
     if left:
-        complain("the run can go on: the same command with --resume.")
+        complain(CAN_GO_ON)
     if trajectory is not None and was_interrupted(trajectory.ended):
         return Exit.INTERRUPTED
     return Exit[certificate.verdict.value]
+
+
+@contextmanager
+def _hinting(out: Path | None, spec: str) -> Iterator[None]:
+    """A second Ctrl-C, which ends the program at once, leaves the hint that the run can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from blockframe.dynamics.record import Place
+
+        if out is not None and Place.of(out, spec).checkpoint.exists():
+            complain(CAN_GO_ON)
+        raise
 
 
 def _tidied(trajectory: Trajectory, out: Path, spec: str) -> bool:

@@ -87,7 +87,7 @@ def run_options(function: F) -> F:
             "--dtype",
             type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
             help="Precision of the network in the run; float64 on the CPU, float32 on CUDA unless "
-            "told.",
+            "told. Half precision seldom decides the descent claim.",
         ),
         click.option(
             "--memory",
@@ -137,12 +137,12 @@ def memory(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 def learning_rate(_context: click.Context, _option: click.Parameter, text: str) -> float | str:
     """A positive number, or the text of a rule."""
-    from blockframe.dynamics.schedule import FORMS, parse
+    from blockframe.dynamics.schedule import parse
 
     try:
         first, schedule = parse(text)
-    except InputError:
-        raise click.BadParameter(f"{text!r} is none of {FORMS}.") from None
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
     return first if first is not None and schedule.constant else text
 
 

@@ -16,7 +16,7 @@ from blockframe.cli.explain import explain
 from blockframe.cli.lr import lr
 from blockframe.cli.output import complain, open_streams, tell
 from blockframe.cli.plugins import plugins
-from blockframe.cli.signals import asking
+from blockframe.cli.signals import asking, ignore_interrupts
 from blockframe.cli.verify import verify
 from blockframe.errors import LESS_MEMORY, BlockframeError, Exit
 from blockframe.foreign import out_of_memory
@@ -104,5 +104,8 @@ def main() -> NoReturn:
     """Run the program on the arguments of the process, and exit."""
     # without it CUDA's sums of products are not repeatable
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    program(prog_name="blockframe")
+    try:
+        program(prog_name="blockframe")
+    finally:
+        ignore_interrupts()
     raise AssertionError("Program.main exits")

@@ -51,3 +51,12 @@ def asking() -> Iterator[Asking]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C does nothing any more: the process is about to end, and says why by its status.
+
+    It takes a moment to end, in which a second one would leave a traceback and another status.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -191,8 +191,9 @@ class DissipativityClause:
         stay = numbers["horizon"]
         if stay is not None:
             count = f"{stay:,}" if isinstance(stay, int) else f"{stay:.3g}"
-            long = "forever" if math.isinf(stay) else f"for {count} steps"
-            statement += f"; stays in ‖θ‖ ≤ 2‖θ₀‖ {long} if b and Λ hold there"
+            long = "for ever" if math.isinf(stay) else f"for {count} steps"
+            rate = " at the rate of the first step" if "lr" in run.trajectory.series else ""
+            statement += f"; would stay in ‖θ‖ ≤ 2‖θ₀‖ {long}{rate} if b and Λ held in all of it"
         return evolve(
             chain, verdict=Verdict.HOLDS, statement=statement, evidence=Evidence.MEASURED,
             region=run.region, numbers=numbers,

@@ -19,9 +19,14 @@ def plural(count: int, noun: str) -> str:
 
 
 def finding(
-    analysis: Analysis, index: int, code: str, message: str, witness: dict[str, Any] | None
+    analysis: Analysis,
+    index: int,
+    code: str,
+    message: str,
+    witness: dict[str, Any] | None,
+    case: str = "",
 ) -> Finding:
-    """A diagnostic about node ``index`` of the analysed graph."""
+    """A diagnostic about node ``index`` of the analysed graph; ``case``: of its `Code.special`."""
     node = analysis.graph[index]
     return Finding(
         code,
@@ -31,7 +36,7 @@ def finding(
         location=str(node.location or ""),
         excerpt=node.location.text if node.location else "",
         witness=witness,
-        help=CODES[code].advice(),
+        help=CODES[code].advice(case),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
+from blockframe.contract.codes import AS_IN_A
 from blockframe.contract.finding import declared, doubts, finding, plural
 
 if TYPE_CHECKING:
@@ -179,5 +180,10 @@ def _statement(e: Envelope) -> str:
 
 def _unbounded(analysis: Analysis, e: Envelope) -> Finding:
     unknown = (analysis.exits(e.block)[0], "the size of a constant that it uses is not known")
-    index, why = next(iter(e.reasons), unknown)
-    return finding(analysis, index, "S101", f"no bound: {why}", None)
+    return no_bound(analysis, *next(iter(e.reasons), unknown))
+
+
+def no_bound(analysis: Analysis, index: int, why: str) -> Finding:
+    """S101 at node ``index``."""
+    case = AS_IN_A if index in not_twice_differentiable(analysis) else ""
+    return finding(analysis, index, "S101", f"no bound: {why}", None, case)

@@ -69,6 +69,13 @@ class Arithmetic:
         return torch.finfo(self.dtype).eps / 2
 
     @property
+    def wider(self) -> str:
+        """What to do where numbers are too large, or too small, for this arithmetic."""
+        if self.half:
+            return "Take --dtype float32 or float64."
+        return "Look at the weights and the data; they must be finite and of sensible size."
+
+    @property
     def half(self) -> bool:
         """Whether the network is evaluated in half precision."""
         return self.dtype.itemsize == 2

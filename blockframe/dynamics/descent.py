@@ -190,7 +190,7 @@ def automatic_lr(it: Iterate) -> tuple[float, str]:
         raise InputError(
             f"no learning rate follows from a loss of {it.loss} "
             f"with largest Hessian eigenvalue {value}",
-            "Look at the weights and the data; they must be finite and of sensible size.",
+            it.objective.arithmetic.wider,
         )
     excess = it.loss - it.objective.infimum
     slope = it.gradient_norm * it.gradient_norm

@@ -368,6 +368,7 @@ class Iterate:
             pairing=self.pairing,
             roundoff=self.objective.arithmetic.unit_roundoff,
             outputs=self.output_size,
+            units=self.objective.rounding_units,
             sharpness=(pair.value, pair.residual) if pair and math.isfinite(pair.value) else None,
         )
 

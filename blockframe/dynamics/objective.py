@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -47,6 +47,7 @@ class Objective:
         infimum: L_inf, a known lower bound of the loss.
         analysis: of this network with these inputs, where there is one already; see `traced`.
         budget: what a run may take, and the chunks of samples that fit; None for no limit.
+        rounding_units: of roundoff, that the noise of a loss is counted in; None: the least.
     """
 
     module: nn.Module
@@ -65,6 +66,7 @@ class Objective:
     infimum: float
     analysis: Analysis | None = None
     budget: Budget | None = None
+    rounding_units: float | None = None
 
     @classmethod
     def of(
@@ -157,6 +159,24 @@ class Objective:
             return self.budget.evaluate(theta)
         outputs = self.outputs(self.parameters(theta))
         return outputs, self.value(outputs)
+
+    def in_dtype(self, dtype: torch.dtype) -> Objective:
+        """The same evaluated in ``dtype``, its data rounded to that; without a budget."""
+        arithmetic = Arithmetic(self.arithmetic.device, dtype)
+
+        def cast(value: Any, real: torch.dtype = dtype) -> Any:
+            floating = isinstance(value, Tensor) and value.is_floating_point()
+            return value.to(real) if floating else value
+
+        return evolve(
+            self,
+            inputs=tuple(cast(x) for x in self.inputs),
+            keywords={k: cast(v) for k, v in self.keywords.items()},
+            targets=cast(self.targets, torch.float32 if arithmetic.half else dtype),
+            arithmetic=arithmetic,
+            constants={n: cast(t) for n, t in self.constants.items()},
+            budget=None,
+        )
 
     def value(self, outputs: Tensor) -> Tensor:
         """The loss (scalar) of the outputs of all samples, in float32 at least.

@@ -14,11 +14,11 @@ from blockframe.dynamics.descent import Descent, begin, start
 from blockframe.dynamics.ending import COMPLETED, NetworkError, failed, interrupted
 from blockframe.dynamics.ending import out_of_memory as no_memory
 from blockframe.dynamics.inequalities import WHOLE, Course, Point
-from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.minimizer import find
 from blockframe.dynamics.options import Options, Probes
 from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe, Unavailable
 from blockframe.dynamics.record import CannotResume, Place, Record
+from blockframe.dynamics.rounding import check_repeatable, rounding_units
 from blockframe.dynamics.schedule import AUTO
 from blockframe.errors import BlockframeError, PluginError
 from blockframe.foreign import foreign, out_of_memory
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from blockframe.dynamics.losses import Loss
     from blockframe.problem import Problem
     from blockframe.progress import Progress
-
-REPEATED = 2**10
-"""Units of roundoff by which a loss may differ when it is computed again."""
 
 
 def trajectory(
@@ -108,7 +105,9 @@ def observe(
         progress.stage("gradient descent")
     try:
         first = start(problem, options, blocks)
-        _check_repeatable(first)  # here, so that what does not fit is refused
+        check_repeatable(first)  # here, so that what does not fit is refused
+        units = rounding_units(first)
+        first.objective = evolve(first.objective, rounding_units=units)
         run = begin(first, options)
     except (KeyboardInterrupt, NetworkError, MemoryError, RuntimeError) as error:
         if place is not None and place.checkpoint.exists():
@@ -124,20 +123,6 @@ def observe(
         )
     with closing(Record.of(run, place)) as record:
         return _observed(run, record, problem, scale, progress)
-
-
-def _check_repeatable(first: Iterate) -> None:
-    """
-    Raises:
-        NetworkError: the loss at θ_0 is another one the second time, beyond rounding: a forward
-            that counts its calls, say, is no function of θ.
-    """
-    again = Iterate(first.objective, first.theta)
-    losses = again.loss, first.loss
-    unit = first.objective.arithmetic.unit_roundoff
-    if abs(losses[0] - losses[1]) > REPEATED * unit * max(map(abs, losses)):
-        reason = f"the network gives two losses at one θ, {losses[0]:.6g} and {losses[1]:.6g}"
-        raise NetworkError(reason, "Take state out of its forward.", reason=reason)
 
 
 def _observed(
@@ -229,6 +214,7 @@ def _follow(run: Descent, course: Course, row: Row) -> None:
         norm=number("block_norms", math.inf),
         pairing=number("dissipativity"),
         roundoff=run.start.objective.arithmetic.unit_roundoff,
+        units=run.start.objective.rounding_units,
         outputs=number("output_pairing.size", math.inf),
         sharpness=(number("sharpness"), number("sharpness.residual", math.inf)) if sharp else None,
     )
@@ -285,6 +271,7 @@ def _numbers(run: Descent) -> dict[str, Any]:
         "dtype": objective.arithmetic.dtype_name,
         "parameters": objective.start.numel(),
         "loss_infimum": objective.infimum,
+        "rounding_units": objective.rounding_units,
     }
 
 

@@ -14,7 +14,8 @@ AUTO = "auto"
 FORMS = "auto, a number, a list (0.1,0.05), linear:A:B, cosine:A:B or step:A:F:N"
 """What ``--lr`` takes; A may be ``auto``."""
 
-_ARGUMENTS = {"linear": 1, "cosine": 1, "step": 2}
+_ARGUMENTS = {"linear": "AB", "cosine": "AB", "step": "AFN"}
+"""What a rule is told, by the names that `FORMS` has for it."""
 
 
 @frozen
@@ -88,53 +89,58 @@ def parse(lr: object) -> tuple[float | None, Schedule]:
         lr: a number, a sequence of them, or a text (`FORMS`).
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these; the message says why.
     """
     if isinstance(lr, Sequence) and not isinstance(lr, str):
-        return _listed(tuple(_positive(x, lr) for x in lr), lr)
+        return _listed(tuple(_positive(x, lr, f"number {n}") for n, x in enumerate(lr, 1)), lr)
     if not isinstance(lr, str):
-        return _positive(lr, lr), Schedule()
+        return _positive(lr, lr, "it"), Schedule()
     text = lr.strip()
     if "," in text:
-        return _listed(tuple(_number(x, lr) for x in text.split(",")), lr)
+        numbers = (_number(x, lr, f"number {n}") for n, x in enumerate(text.split(","), 1))
+        return _listed(tuple(numbers), lr)
     kind, *arguments = text.split(":")
-    if kind in _ARGUMENTS:
+    if arguments:
         return _named(kind, arguments, lr)
-    return (None if text == AUTO else _number(text, lr)), Schedule()
+    return (None if text == AUTO else _number(text, lr, "it")), Schedule()
 
 
 def _listed(numbers: tuple[float, ...], lr: object) -> tuple[float, Schedule]:
     if not numbers:
-        raise _refused(lr)
+        raise _refused(lr, "it is empty")
     text = ",".join(map(repr, numbers))
     return numbers[0], Schedule("list", numbers, text) if len(numbers) > 1 else Schedule()
 
 
 def _named(kind: str, arguments: list[str], lr: str) -> tuple[float | None, Schedule]:
-    if len(arguments) != 1 + _ARGUMENTS[kind]:
-        raise _refused(lr)
-    first = None if arguments[0].strip() == AUTO else _number(arguments[0], lr)
-    numbers = tuple(_number(x, lr) for x in arguments[1:])
+    names = _ARGUMENTS.get(kind)
+    if names is None:
+        raise _refused(lr, f"there is no rule {kind!r}")
+    if len(arguments) != len(names):
+        raise _refused(lr, f"{kind} takes {':'.join(names)}, {len(names)} values")
+    first = None if arguments[0].strip() == AUTO else _number(arguments[0], lr, names[0])
+    numbers = tuple(_number(x, lr, n) for x, n in zip(arguments[1:], names[1:], strict=True))
     if kind == "step" and not numbers[1].is_integer():
-        raise _refused(lr)
+        raise _refused(lr, f"N must be a whole number, not {arguments[2]!r}")
     spelled = [repr(int(x)) if x.is_integer() else repr(x) for x in numbers]
     text = ":".join([kind, AUTO if first is None else repr(first), *spelled])
     return first, Schedule(kind, numbers, text)
 
 
-def _number(text: str, lr: object) -> float:
+def _number(text: str, lr: object, name: str) -> float:
     try:
-        return _positive(float(text), lr)
+        value = float(text)
     except ValueError:
-        raise _refused(lr) from None
+        raise _refused(lr, f"{name} must be a number, not {text!r}") from None
+    return _positive(value, lr, name)
 
 
-def _positive(value: object, lr: object) -> float:
+def _positive(value: object, lr: object, name: str) -> float:
     number = checks.positive(value)
     if number is None:
-        raise _refused(lr)
+        raise _refused(lr, f"{name} must be positive and finite, not {value!r}")
     return number
 
 
-def _refused(lr: object) -> InputError:
-    return InputError(f"lr must be positive and finite, or 'auto', not {lr!r}", f"Give {FORMS}.")
+def _refused(lr: object, why: str) -> InputError:
+    return InputError(f"lr cannot be {lr!r}: {why}", f"Give {FORMS}.")

@@ -105,27 +105,9 @@ def _mixes(objective: Objective, parts: Sequence[Objective], theta: Tensor) -> s
 
 
 def _outputs(objective: Objective, theta: Tensor) -> Tensor:
-    exact = _exact(objective)
+    exact = objective.in_dtype(torch.float32) if objective.arithmetic.half else objective
     with torch.no_grad(), exact.arithmetic.kernels():
         return exact.outputs(exact.parameters(theta))
-
-
-def _exact(objective: Objective) -> Objective:
-    """The same in float32, if it is in half precision."""
-    if not objective.arithmetic.half:
-        return objective
-
-    def cast(value: Any) -> Any:
-        half = isinstance(value, Tensor) and value.is_floating_point()
-        return value.float() if half else value
-
-    return evolve(
-        objective,
-        inputs=tuple(map(cast, objective.inputs)),
-        keywords={k: cast(v) for k, v in objective.keywords.items()},
-        constants={k: cast(v) for k, v in objective.constants.items()},
-        arithmetic=Arithmetic(objective.arithmetic.device, torch.float32),
-    )
 
 
 def _same(a: Tensor, b: Tensor, arithmetic: Arithmetic) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,29 +12,55 @@ from blockframe.dynamics.inequalities import STABILITY
 from blockframe.report.sheet import Sheet
 from blockframe.report.words import apart, number, plural, sparkline
 
-_TITLES = {
-    "loss": "loss",
-    "sharpness.stability": SHARPNESS,
-    "sharpness": "sharpness λ",
-    "gradient_norm": "‖∇L‖",
-    "pl": "PL ratio μ",
-    "directional_smoothness": "directional smoothness M",
-    "block_norms": "‖θ‖",
-    "dissipativity": "⟨θ, ∇L⟩",
-    "output_pairing": "⟨F, ∂L/∂F⟩",
-    "distance": "‖θ − θ₀‖ / ‖θ₀‖",
-    "gradient_lipschitz": "‖Δ∇L‖ / ‖Δθ‖",
-    "block_jacobian": "least σ of block Jacobians",
-    "kinks": "kinks crossed",
+_SERIES = {
+    "loss": ("loss", "L"),
+    "lr": ("learning rate η", "θ²/L"),
+    "sharpness.stability": (SHARPNESS, ""),
+    "sharpness": ("sharpness λ", "L/θ²"),
+    "gradient_norm": ("‖∇L‖", "L/θ"),
+    "pl": ("PL ratio μ", "L/θ²"),
+    "directional_smoothness": ("directional smoothness M", "L/θ²"),
+    "block_norms": ("‖θ‖", "θ"),
+    "dissipativity": ("⟨θ, ∇L⟩", "L"),
+    "output_pairing": ("⟨F, ∂L/∂F⟩", "L"),
+    "distance": ("‖θ − θ₀‖ / ‖θ₀‖", ""),
+    "gradient_lipschitz": ("‖Δ∇L‖ / ‖Δθ‖", "L/θ²"),
+    "block_jacobian": ("least σ of block Jacobians", ""),
+    "kinks": ("kinks crossed", ""),
+    "kinks.approach": ("share of the way to a kink", ""),
+    "kinks.margin": ("relative distance from a kink", ""),
+    "tangent": ("tangent K: least eigenvalue", "F²/θ²"),
+    "tangent.pl_bound": ("tangent K: lower bound of μ", "L/θ²"),
+    "tangent.effective_rank": ("tangent K: effective rank", ""),
+    "tangent.change": ("tangent K: relative change", ""),
+    "tangent_bound": ("tangent K: least eigenvalue, at most", "F²/θ²"),
+    "bottom_eigenvalue": ("least eigenvalue of ∇²L", "L/θ²"),
+    "segment_curvature": ("largest curvature along the step", "L/θ²"),
+    "segment_curvature.mean": ("mean curvature along the step", "L/θ²"),
+    "segment_curvature.sharpness": ("λ half-way along the step", "L/θ²"),
+    "spectral_density.trace": ("trace of ∇²L", "L/θ²"),
+    "spectral_density.rms": ("rms eigenvalue of ∇²L", "L/θ²"),
+    "spectral_density.negative": ("share of eigenvalues < 0", ""),
+    "spectral_density.lower": ("1 % of eigenvalues below", "L/θ²"),
+    "spectral_density.median": ("50 % of eigenvalues below", "L/θ²"),
+    "spectral_density.upper": ("99 % of eigenvalues below", "L/θ²"),
 }
-"""What every reader looks for, in this order, in the signs of docs/theory; others follow."""
+"""What the series of the core are called, in this order, in the signs of docs/theory, and their
+units (`Probe.unit`; "" of a pure number); a plugin's follow."""
 
 _DETAILS = (
     "output_pairing.size", "sharpness.residual", "sharpness.cold", "tangent.error",
     "descent.curvature", "descent.margin", "update_size", "loss_floor", "loss_floor.square",
-    "tangent_bound.residual", "tangent_bound.rounding",
+    "tangent_bound.residual", "tangent_bound.rounding", "bottom_eigenvalue.residual",
+    "bottom_eigenvalue.cold", "segment_curvature.residual",
 )  # fmt: skip
 """Series of the core that stand in the certificate only; others, or the inequalities, say it."""
+
+_ERROR = "_error"
+"""``NAME_error`` is the error of the series ``NAME``, and stands below it."""
+
+_EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Distances from 1 to the next number; that of float64 is 2^-52."""
 
 
 def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> None:
@@ -47,11 +74,25 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     rule = subject.recipe.lr if subject.recipe is not None else None
     changing = f", then by {rule}" if isinstance(rule, str) else ""
     sheet.line(f"lr {_rate(trajectory)}{changing} · {steps}{ended}", indent=4)
-    rows = [_course(sheet, name, trajectory.series[name]) for name in _shown(trajectory, subject)]
+    series = dict(trajectory.series)
+    rounding = _rounding(trajectory, subject)
+    if rounding is not None:
+        series["block_jacobian"] = [
+            0.0 if x is not None and x <= rounding else x for x in series["block_jacobian"]
+        ]
+    rows = [_course(sheet, name, series[name]) for name in _shown(trajectory, subject)]
     if rows:
-        sheet.table(
-            rows, ("", "first → last", "course", "least to greatest"), drop=(2, 3), indent=4
+        header = ("", "unit", "first → last", "course", "least to greatest")
+        sheet.table(rows, header, drop=(1, 3, 4), indent=4)
+    if rounding is not None and 0.0 in series["block_jacobian"]:
+        sheet.line(f"a σ below {rounding:.2g} is shown as 0: rounding decides there", indent=4)
+    if trajectory.journal is not None:
+        sheet.line(
+            f"the table is of one iterate in {trajectory.journal.stride:,}; "
+            f"all {trajectory.journal.iterates:,} are in {trajectory.journal.file}",
+            indent=4,
         )
+    _write_edge(sheet, trajectory.summary.get("edge_of_stability"))
     held = [_held(name, counts) for name, counts in _counts(trajectory).items()]
     if held:
         sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
@@ -60,6 +101,37 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     _write_minimizer(sheet, trajectory.summary.get("minimizer"))
     for name, reason in trajectory.summary.get("unavailable", {}).items():
         sheet.line(f"not measured: {name} ({reason})", indent=4)
+
+
+def _write_edge(sheet: Sheet, edge: Mapping[str, Any] | None) -> None:
+    if not edge:
+        return
+    span = " and ".join(apart(edge["least"], edge["most"]))
+    sheet.labelled(
+        "edge of stability",
+        f"{SHARPNESS} ≥ 1 first at step {edge['first']}, in all at {edge['above']} of the "
+        f"{plural(edge['iterates'], 'iterate')} from there on, where it lies between {span} and "
+        f"the loss rises on {plural(edge['rises'], 'step')}",
+        indent=4,
+    )
+
+
+def _rounding(trajectory: Trajectory, subject: Subject) -> float | None:
+    """What rounding may make of a singular value 0 of a block's Jacobian: eps × size × ‖J‖.
+
+    ``size``: entries of the largest state of a sample. None where no Jacobian was observed.
+    """
+    largest = [
+        x
+        for name, values in trajectory.series.items()
+        if name.startswith("block_jacobian.") and name.endswith(".largest")
+        for x in values
+        if x is not None
+    ]
+    if not largest or not any(x is not None for x in trajectory.series["block_jacobian"]):
+        return None
+    size = max((math.prod(z[1:]) for b in subject.blocks for z in b.state), default=1)
+    return _EPS.get(trajectory.summary.get("dtype", ""), 2.0**-52) * size * max(largest)
 
 
 def _write_minimizer(sheet: Sheet, found: Mapping[str, Any] | None) -> None:
@@ -92,8 +164,8 @@ def _shown(trajectory: Trajectory, subject: Subject) -> list[str]:
         and name not in _DETAILS
         and any(v is not None for v in values)
     ]
-    order = list(_TITLES)
-    return sorted(names, key=lambda n: order.index(n) if n in _TITLES else len(order))
+    order = [name + end for name in _SERIES for end in ("", _ERROR)]
+    return sorted(names, key=lambda n: order.index(n) if n in order else len(order))
 
 
 def _of_block(key: str, blocks: Collection[str]) -> bool:
@@ -101,11 +173,19 @@ def _of_block(key: str, blocks: Collection[str]) -> bool:
     return key in blocks or key.rpartition(".")[0] in blocks
 
 
+def _title(name: str) -> tuple[str, str]:
+    """What the series is called, and its unit."""
+    quantity = _SERIES.get(name.removesuffix(_ERROR))
+    if quantity is None:
+        return name.replace("_", " ").replace(".", " "), ""
+    return quantity if name in _SERIES else ("  its error", quantity[1])
+
+
 def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[str, ...]:
     present = [v for v in values if v is not None]
     return (
-        _TITLES.get(name) or name.replace("_", " ").replace(".", " "),
-        " → ".join(apart(present[0], present[-1])),
+        *_title(name),
+        " → ".join(apart(present[0], values[-1])),
         sparkline(values, unicode=sheet.page.unicode),
         " to ".join(apart(min(present), max(present))),
     )
@@ -123,8 +203,8 @@ def _counts(trajectory: Trajectory) -> dict[str, list[int]]:
 def _held(name: str, counts: Sequence[int]) -> str:
     """``descent lemma 19 of 20 (1 within rounding)``."""
     held, undecided, _ = counts
-    rounding = f" ({undecided} within rounding)" if undecided else ""
-    return f"{name} {held} of {sum(counts)}{rounding}"
+    rounding = f" ({undecided:,} within rounding)" if undecided else ""
+    return f"{name} {held:,} of {sum(counts):,}{rounding}"
 
 
 def _violations(inequalities: Sequence[Inequality]) -> list[str]:

@@ -28,10 +28,10 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if 1 < abs(value) < 1e6 else f"{value:.3g}"
 
 
-def apart(a: float, b: float) -> tuple[str, str]:
+def apart(a: float, b: float | None) -> tuple[str, str]:
     """Two different numbers with as many digits as tell them apart."""
     short = number(a), number(b)
-    if short[0] != short[1] or a == b:
+    if short[0] != short[1] or a == b or b is None:
         return short
     for digits in range(4, 17):
         longer = f"{a:.{digits}g}", f"{b:.{digits}g}"

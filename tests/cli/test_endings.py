@@ -15,6 +15,7 @@ from blockframe.certificate import store
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and shells of POSIX")
 
 MODEL = """
+import atexit
 import os
 import signal
 
@@ -48,6 +49,12 @@ def hang_up():
     # The terminal goes away; its session gets SIGHUP.
     return Net(18, lambda: (os.kill(os.getppid(), signal.SIGUSR1), signal.pause())), (
         torch.ones(4, 3),), torch.zeros(4, 2)
+
+
+def late():
+    # Ctrl-C once more, while the interpreter ends.
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+    return plain()
 
 
 def plain():
@@ -87,6 +94,15 @@ def test_a_signal_keeps_what_was_measured(number: signal.Signals, twice: str, mo
     assert certificate.trajectory.ended.startswith("interrupted at step ")
     assert certificate.trajectory.completed > 0
     assert {c.clause for c in certificate.claims} > {"analyticity", "descent"}
+
+
+def test_an_interrupt_while_the_interpreter_ends(models: Path) -> None:
+    done = subprocess.run(
+        [*CERTIFY, "m.py:late", "--static-only"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
 
 
 def test_what_is_ignored_stays_ignored(models: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
@@ -446,6 +447,16 @@ def test_a_bound_that_the_run_contradicts_is_withdrawn() -> None:
     assert finding.code == "D101"
     assert finding.witness is not None
     assert finding.witness["pairing"] < finding.witness["bound"] == 0.0
+
+
+def test_the_horizon_is_said_to_be_that_of_the_first_rate() -> None:
+    inputs, targets = data()
+    for lr, rate in ((0.01, ""), ("0.01,0.02", " at the rate of the first step")):
+        chain, _ = of_clause(blockframe.certify((net(), inputs, targets), lr=lr, steps=2))
+        assert re.search(
+            rf"would stay in ‖θ‖ ≤ 2‖θ₀‖ for (\S+ steps|ever){rate} if b and Λ held in all of it$",
+            chain.statement,
+        )
 
 
 # --- the ball -------------------------------------------------------------------------------------

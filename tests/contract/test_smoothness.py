@@ -285,6 +285,20 @@ def test_what_has_no_envelope_is_unknown_with_the_op_named(g: Callable[..., Tens
     assert all(f.help for f in chain.findings)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("exp times exp", "within bounds"), ("relu in a softmax", "what helps clause A here")],
+)
+def test_the_help_is_about_what_is_in_the_way(name: str, says: str) -> None:
+    class Plain(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return NO_ENVELOPE[name](super().forward(x))
+
+    chain, *_ = SmoothnessClause().decide(analysed(nn.Linear(4, 4), Plain(4, 4)))
+    (finding,) = chain.findings
+    assert (finding.code, says in finding.help) == ("S101", True)
+
+
 def decide(*layers: nn.Module) -> list[Claim]:
     return list(SmoothnessClause().decide(analysed(*layers)))
 

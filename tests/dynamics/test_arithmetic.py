@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_numbers(gpt2: Problem) -> None:
 
 
 class Hungry(nn.Module):
-    """Asks the real allocator for more than there is, from the third call on (two at the start)."""
+    """Asks the real allocator for more than there is, after the five calls at the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Hungry(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls > 2:
+        if self.calls > 5:
             torch.empty(2**50, dtype=torch.uint8)
         out: Tensor = self.linear(x)
         return out

@@ -214,11 +214,11 @@ def test_the_same_seed_gives_the_same_numbers(gpt2: Problem) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"lr": 0.0}, "lr must be positive and finite"),
-        ({"lr": -1.0}, "lr must be positive"),
-        ({"lr": math.inf}, "lr must be positive and finite, or 'auto', not inf"),
+        ({"lr": 0.0}, "lr cannot be 0.0: it must be positive and finite"),
+        ({"lr": -1.0}, "lr cannot be -1.0"),
+        ({"lr": math.inf}, "lr cannot be inf: it must be positive and finite"),
         ({"lr": math.nan}, "not nan"),
-        ({"lr": "fast"}, "not 'fast'"),
+        ({"lr": "fast"}, "lr cannot be 'fast': it must be a number"),
         ({"steps": -1}, "steps must be a whole number from 0 on, not -1"),
         ({"steps": 1.5}, "not 1.5"),
         ({"device": "tpu"}, "device 'tpu'"),

@@ -43,13 +43,36 @@ def test_a_list_in_python_is_what_its_text_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "lr",
-    ["", "abc", "0.1,", "0.1,-1", "0.1,nan", "linear:0.1", "linear:0.1:0", "cosine:0.1:0.2:3",
-     "step:0.1:0.5", "step:0.1:0.5:1.5", "step:0.1:0.5:0", "cubic:1:2", "auto,0.1", [], [0.1, 0],
-     None, True, 0, math.inf, [[0.1]]],
-)  # fmt: skip
-def test_what_is_no_rate_is_refused(lr: object) -> None:
-    with pytest.raises(InputError, match="lr must be positive and finite"):
+    ("lr", "why"),
+    [
+        ("", "it must be a number, not ''"),
+        ("abc", "it must be a number, not 'abc'"),
+        ("0", "it must be positive and finite, not 0.0"),
+        ("0.1,", "number 2 must be a number, not ''"),
+        ("0.1,-1", "number 2 must be positive and finite, not -1.0"),
+        ("0.1,nan", "number 2 must be positive and finite, not nan"),
+        ("auto,0.1", "number 1 must be a number, not 'auto'"),
+        ("linear:0.1", "linear takes A:B, 2 values"),
+        ("linear:0.1:0", "B must be positive and finite, not 0.0"),
+        ("cosine:0.1:0.2:3", "cosine takes A:B, 2 values"),
+        ("cosine:x:1", "A must be a number, not 'x'"),
+        ("cosine:auto:auto", "B must be a number, not 'auto'"),
+        ("step:0.1:0.5", "step takes A:F:N, 3 values"),
+        ("step:0.1:-1:3", "F must be positive and finite, not -1.0"),
+        ("step:0.1:0.5:1.5", "N must be a whole number, not '1.5'"),
+        ("step:0.1:0.5:0", "N must be positive and finite, not 0.0"),
+        ("cubic:1:2", "there is no rule 'cubic'"),
+        ([], "it is empty"),
+        ([0.1, 0], "number 2 must be positive and finite, not 0"),
+        ([[0.1]], r"number 1 must be positive and finite, not \[0.1\]"),
+        (None, "it must be positive and finite, not None"),
+        (True, "it must be positive and finite, not True"),
+        (0, "it must be positive and finite, not 0"),
+        (math.inf, "it must be positive and finite, not inf"),
+    ],
+)
+def test_what_is_no_rate_is_refused_with_the_reason(lr: object, why: str) -> None:
+    with pytest.raises(InputError, match=f"^lr cannot be .*: {why}\\. Give auto, a number"):
         parse(lr)
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from attrs import evolve
 
-from blockframe.certificate.model import Certificate, Inequality
+from blockframe.certificate.model import Certificate, Inequality, Journal
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
 from blockframe.report import Page
 from blockframe.report.document import JsonRenderer
@@ -42,9 +42,9 @@ proxy  3 layers × 16; numbers are measured on it; replay exact
 
   trajectory  measured on the proxy (3 layers × 16) · text, 4 sequences of 8 tokens · loss ce
     lr 0.118 = 0.9 × 2/λ(θ₀) · 4 steps
-                               first → last   course   least to greatest
-    loss                       5.62 → 3.07    █▆▄▂▁    3.07 to 5.62
-    directional smoothness M   15.1 → 14.9     ▆█▃▁    14.9 to 15.2
+                               unit   first → last   course   least to greatest
+    loss                       L      5.62 → 3.07    █▆▄▂▁    3.07 to 5.62
+    directional smoothness M   L/θ²   15.1 → 14.9     ▆█▃▁    14.9 to 15.2
     inequalities that hold  descent lemma 3 of 4 (1 within rounding)
 
 A101 relu has a kink where its input crosses 0   (3 places)
@@ -162,7 +162,7 @@ def test_one_quantity_has_one_name(refuted: Certificate) -> None:
         inequalities=(Inequality("stability", 0, 1.25, 1.0, False),),
     )
     text = render(evolve(refuted, trajectory=run))
-    assert "\n    η·λ/2 (sharpness)   0.5 → 1.5" in text
+    assert re.search(r"\n    η·λ/2 \(sharpness\) +0\.5 → 1\.5", text)
     assert (
         "\n    stability, η·Λ/2 (largest curvature of the step), "
         "first violated at step 0: 1.25 > 1\n"
@@ -185,6 +185,59 @@ def test_the_learning_rate_and_its_rule(
     assert refuted.trajectory is not None
     run = evolve(refuted.trajectory, lr=lr, lr_rule=rule)
     assert f"\n    {says} · 4 steps\n" in render(evolve(refuted, trajectory=run))
+
+
+def page_of(certificate: Certificate, **changed: object) -> str:
+    """The page of ``certificate``, its run changed, without line breaks."""
+    assert certificate.trajectory is not None
+    run = evolve(certificate.trajectory, **changed)
+    return " ".join(render(evolve(certificate, trajectory=run)).split())
+
+
+def test_the_edge_of_stability_is_told_of_any_run(refuted: Certificate) -> None:
+    edge = {"first": 2, "iterates": 3, "above": 2, "least": 0.97, "most": 1.31, "rises": 1}
+    violated = (Inequality("monotone decrease", 2, 5.0, 4.0, False),)
+    text = page_of(refuted, summary={"edge_of_stability": edge}, inequalities=violated)
+    assert (
+        "edge of stability η·λ/2 (sharpness) ≥ 1 first at step 2, in all at 2 of the 3 iterates "
+        "from there on, where it lies between 0.97 and 1.31 and the loss rises on 1 step"
+    ) in text
+    assert "edge of stability" not in page_of(refuted)
+
+
+def test_a_table_of_some_iterates_says_so(refuted: Certificate) -> None:
+    journal = Journal(
+        file="toy.steps.jsonl", end=0, sha256="0" * 64, iterates=4001, stride=1000, counts={}
+    )
+    assert ("the table is of one iterate in 1,000; all 4,001 are in toy.steps.jsonl") in page_of(
+        refuted, journal=journal
+    )
+    assert "the table is of" not in page_of(refuted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "says"),
+    [
+        ("float64", 1e-83, "least σ of block Jacobians 0 → 0.5"),
+        ("float64", 1e-12, "least σ of block Jacobians 1e-12 → 0.5"),
+        ("float32", 1e-6, "least σ of block Jacobians 0 → 0.5"),
+        ("bfloat16", 0.1, "least σ of block Jacobians 0 → 0"),
+    ],
+)
+def test_a_singular_value_that_rounding_may_have_made_is_shown_as_0(
+    refuted: Certificate, dtype: str, least: float, says: str
+) -> None:
+    """A sample's state has at most 8 × 256 entries."""
+    series = {
+        "block_jacobian": [least, 0.5],
+        "block_jacobian.ln_f": [least, 0.5],
+        "block_jacobian.ln_f.largest": [1.0, 1.0],
+    }
+    text = page_of(refuted, series=series, summary={"dtype": dtype})
+    assert says in text
+    rounding = 8 * 256 * {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7}[dtype]
+    note = f"a σ below {rounding:.2g} is shown as 0: rounding decides there"
+    assert (note in text) == (least <= rounding)
 
 
 def test_evidence_is_what_the_claim_says_and_nothing_more(refuted: Certificate) -> None:

@@ -34,8 +34,8 @@ class Probe(ABC):
 
     Attributes:
         name: of the series; no dot in it.
-        unit: of the quantity, in those of the loss L and of the parameters θ; ``"1"`` for a pure
-            number. An entry of another unit says so.
+        unit: of the quantity, in those of the loss L, the parameters θ and the outputs F; ``"1"``
+            for a pure number. An entry of another unit says so.
         curvature: whether it asks for Hessian products, so that the graph for them is kept at once.
         reads: series of other probes, by full name, that its summary is given too.
     """

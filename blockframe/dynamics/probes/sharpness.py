@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from blockframe.dynamics.probes.probe import Observation, Probe, existing
+from blockframe.dynamics.probes.probe import Observation, Probe, Unavailable, existing
 
 if TYPE_CHECKING:
     from blockframe.dynamics.iterate import Iterate
@@ -23,6 +24,11 @@ class Sharpness(Probe):
 
     def observe(self, it: Iterate) -> Observation:
         pair = it.curvature
+        if it.step == 0 and it.finite and not math.isfinite(pair.value):
+            raise Unavailable(
+                "a product of the Hessian with a vector is not finite at θ_0, though the loss is",
+                it.objective.arithmetic.wider,
+            )
         return {
             "": pair.value,
             "residual": pair.residual,

@@ -26,7 +26,7 @@ class Tangent(Probe):
         observed from θ_0 on.
     """
 
-    name = "tangent"
+    name, unit = "tangent", "F²/θ²"
 
     def __init__(self) -> None:
         self._first: tuple[object, Tensor] | None = None  # the objective of the run, and K at θ_0

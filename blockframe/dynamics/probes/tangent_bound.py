@@ -19,7 +19,7 @@ class TangentBound(Probe):
     ``residual``: an eigenvalue of K is within it, be it the least or not.
     """
 
-    name, unit = "tangent_bound", "f²/θ²"
+    name, unit = "tangent_bound", "F²/θ²"
 
     def observe(self, it: Iterate) -> Observation:
         from blockframe.dynamics.tangent_bound import least_from_above
