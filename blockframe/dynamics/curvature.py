@@ -173,7 +173,7 @@ def random_start(like: Tensor, seed: int) -> Tensor:
     """A random unit vector of the shape, dtype and device of ``like``; the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(like.numel(), generator=generator, dtype=like.dtype)
-    return (noise / _norm(noise)).to(like.device)
+    return noise.div_(_norm(noise)).to(like.device)
 
 
 @frozen
@@ -283,7 +283,7 @@ class Space:
     def vector(self, ritz: Ritz, index: int) -> Tensor:
         weights = torch.from_numpy(ritz.vectors[:, index].copy()).to(self.basis)
         vector = weights @ self.basis[: self.done]
-        return vector / _norm(vector)
+        return vector.div_(_norm(vector))
 
     def ahead(self, ritz: Ritz, index: int) -> Tensor:
         """A Ritz vector after a step of the power method: H y = value·y + residual."""
@@ -291,8 +291,8 @@ class Space:
         if not self.open or value <= ritz.residuals[index]:
             return vector
         weights = torch.from_numpy(ritz.couplings[:, index].copy()).to(self.basis)
-        vector = vector + (weights @ self.basis[self.done : self.held]) / value
-        return vector / _norm(vector)
+        vector = torch.addmv(vector, self.basis[self.done : self.held].T, weights / value)
+        return vector.div_(_norm(vector))
 
 
 def _room(like: Tensor, starts: int, basis_bytes: int, basis: int | None) -> int:
@@ -343,9 +343,9 @@ def _orthogonalise(w: Tensor, held: Tensor) -> tuple[Tensor, Floats, float]:
     Twice is enough (Parlett, The Symmetric Eigenvalue Problem, section 6-9).
     """
     first = _dots(held, w)
-    w = w - first.to(w.dtype) @ held
+    w = torch.addmv(w, held.T, first.to(w.dtype), alpha=-1)
     second = _dots(held, w)
-    w = w - second.to(w.dtype) @ held
+    w = torch.addmv(w, held.T, second.to(w.dtype), alpha=-1)
     coefficients: Floats = (first + second).cpu().numpy()
     return w, coefficients, _norm(w)
 

@@ -31,7 +31,7 @@ class Descent(Iterator[Iterate]):
     diverged (`DIVERGED`); that iterate is the last one that it yields.
 
     Attributes:
-        start: θ_0.
+        start: θ_0; once the run has moved on from it, without what was computed there.
         lr, lr_rule: η_0, and how it was chosen, in words.
         schedule: how η_k goes on from there.
         ended: "" while it runs, then "completed", or why not (`blockframe.dynamics.ending`).
@@ -91,6 +91,11 @@ class Descent(Iterator[Iterate]):
                 return
             theta = it.theta - it.lr * it.gradient
             it.release()
+            if it is self.start:
+                self.start = Iterate(
+                    it.objective, it.theta, lr=it.lr, probes=it.probes,
+                    curvature_expected=it.curvature_expected, accuracy=it.accuracy,
+                )  # fmt: skip
             it = Iterate(
                 it.objective,
                 theta,

@@ -104,11 +104,7 @@ def observe(
     if progress:
         progress.stage("gradient descent")
     try:
-        first = start(problem, options, blocks)
-        check_repeatable(first)  # here, so that what does not fit is refused
-        units = rounding_units(first)
-        first.objective = evolve(first.objective, rounding_units=units)
-        run = begin(first, options)
+        run = _begun(problem, options, blocks)
     except (KeyboardInterrupt, NetworkError, MemoryError, RuntimeError) as error:
         if place is not None and place.checkpoint.exists():
             raise  # a certificate of nothing must not take the place of what is there
@@ -123,6 +119,15 @@ def observe(
         )
     with closing(Record.of(run, place)) as record:
         return _observed(run, record, problem, scale, progress)
+
+
+def _begun(
+    problem: Problem, options: Options, blocks: Mapping[str, Sequence[str]] | None
+) -> Descent:
+    first = start(problem, options, blocks)
+    check_repeatable(first)  # here, so that what does not fit is refused
+    first.objective = evolve(first.objective, rounding_units=rounding_units(first))
+    return begin(first, options)
 
 
 def _observed(

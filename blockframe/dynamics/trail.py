@@ -173,16 +173,15 @@ def follow(
         seed: of the random vectors.
         basis: the most vectors that are held at a time, as of `top_eigenpair`.
     """
-    start = random_start(like, seed)
     if trail is None:
-        return _begun(top_eigenpair(product, [start], accuracy, basis=basis))
+        return _begun(top_eigenpair(product, [random_start(like, seed)], accuracy, basis=basis))
     expected, rival, used = trail.expected, trail.rival, 0
     cold = suspicious or trail.cold_age + 1 >= COLD_EVERY
     if not cold:
         watched = rival is not None and trail.watch
         starts = [expected]
         if rival is not None and watched:
-            starts.append(rival + _MIXED * start)
+            starts.append(torch.add(rival, random_start(like, seed), alpha=_MIXED))
         found = top_eigenpair(
             product, starts, accuracy, cold=False, second=None if watched else trail.bound,
             basis=basis,
@@ -193,7 +192,8 @@ def follow(
         if not (off or passed):
             return pair, trail.after(found, watched=watched)
         expected, used = found.ahead, pair.products
-    found = top_eigenpair(product, [expected, start], accuracy, basis=basis)
+    starts = [expected, random_start(like, seed)]
+    found = top_eigenpair(product, starts, accuracy, basis=basis)
     pair = evolve(found.pair, products=found.pair.products + used)
     if not math.isfinite(pair.value):
         return pair, None

@@ -109,11 +109,11 @@ def test_targets_are_not_rounded_to_half_precision() -> None:
     assert torch.equal(objective.targets, targets)
 
 
-@pytest.mark.parametrize("name", HALF)
-def test_what_rounding_decides_is_not_known(name: str, mlp: Problem) -> None:
+@pytest.mark.parametrize(("name", "lr"), [("bfloat16", 0.05), ("float16", 0.005)])
+def test_what_rounding_decides_is_not_known(name: str, lr: float, mlp: Problem) -> None:
     """The same run holds in float64; in half precision nothing is claimed, in either direction."""
-    assert descent_claim(trajectory(mlp, lr=0.05, steps=4)).verdict is Verdict.HOLDS
-    claim = descent_claim(trajectory(mlp, lr=0.05, steps=4, dtype=name))
+    assert descent_claim(trajectory(mlp, lr=lr, steps=4)).verdict is Verdict.HOLDS
+    claim = descent_claim(trajectory(mlp, lr=lr, steps=4, dtype=name))
     assert claim.verdict is Verdict.UNKNOWN
     assert "rounding decides" in claim.statement
 
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_numbers(gpt2: Problem) -> None:
 
 
 class Hungry(nn.Module):
-    """Asks the real allocator for more than there is, after the five calls at the start."""
+    """Asks the real allocator for more than there is, after the eight calls at the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Hungry(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls > 5:
+        if self.calls > 8:
             torch.empty(2**50, dtype=torch.uint8)
         out: Tensor = self.linear(x)
         return out
@@ -170,7 +170,7 @@ def test_the_allocator_of_the_cpu_gives_a_remedy() -> None:
     assert "--memory" in run.ended
     said = r"^out of memory \(DefaultCPUAllocator: can't allocate memory: .* bytes\). Try fewer"
     with pytest.raises(blockframe.errors.OutOfMemory, match=said):
-        list(blockframe.descend(evolve(problem), lr=0.1, steps=3))
+        list(blockframe.descend(evolve(problem), lr=0.1, steps=9))
 
 
 def test_no_device_that_is_not_there(mlp: Problem) -> None:
