@@ -27,6 +27,7 @@ from blockframe.dynamics.probes import PROBES, Probe
 from blockframe.dynamics.record import Place
 from blockframe.dynamics.run import observe, run_options, thinned
 from blockframe.errors import CaptureError, InputError
+from blockframe.heap import give_back
 from blockframe.plugins import Registry, core_version, load_plugins
 from blockframe.problem import Problem, Request
 from blockframe.progress import Progress, Silence
@@ -218,7 +219,10 @@ def learning_rates(
         range(run.seed, last + 1), aside, progress,
     )  # fmt: skip
     subject = _subject(problem, analysis, options.get("settings"))
-    return LearningRates(subject, norm, guarantee, at_start, starts[0].measured, starts, search)
+    return LearningRates(
+        subject, norm, guarantee, at_start, starts.found[0].measured, starts.found, search,
+        starts.ended,
+    )  # fmt: skip
 
 
 _NARROWEST = 1e-6
@@ -329,6 +333,7 @@ def certify(
     if not static_only and not observed:
         claims = [*claims, no_descent_claim(problem)]
     if observed:
+        give_back()
         measured = analysis.measured or analysis
         if place is not None:
             place = evolve(place, about={"recipe": asdict(recipe), "digests": subject.digests})

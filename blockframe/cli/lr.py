@@ -15,7 +15,7 @@ from blockframe.cli.options import (
     run_options,
     settings,
 )
-from blockframe.cli.output import emit, page
+from blockframe.cli.output import complain, emit, page
 from blockframe.cli.progress import progress
 from blockframe.errors import Exit
 
@@ -78,6 +78,7 @@ def lr(spec: str, format_: str, jobs: int | None, **options: Any) -> int:
     SPEC is what `blockframe certify` takes.
     """
     import blockframe
+    from blockframe.dynamics.ending import was_interrupted
     from blockframe.report.rates import RatesReport
 
     given = {name: options.pop(name) for name in ("steps", "width")}
@@ -94,6 +95,9 @@ def lr(spec: str, format_: str, jobs: int | None, **options: Any) -> int:
         )  # fmt: skip
     report = RatesReport(rates)
     emit(report.json() if format_ == "json" else report.text(page()))
+    if rates.ended:
+        complain(f"{rates.ended}.")
+        return Exit.INTERRUPTED if was_interrupted(rates.ended) else Exit.USAGE
     return Exit.CERTIFIED
 
 

@@ -8,7 +8,7 @@ from blockframe.errors import LESS_MEMORY, BlockframeError, InputError
 
 COMPLETED = "completed"
 _NOT_FINITE = "not finite"
-_INTERRUPTED = "interrupted"
+INTERRUPTED = "interrupted"
 
 
 class NetworkError(InputError):
@@ -29,7 +29,7 @@ def diverged(loss: float, step: int) -> str:
 
 def interrupted(step: int, by: str = "") -> str:
     """``by``: what the interrupt says; Ctrl-C says nothing."""
-    return f"{_INTERRUPTED} at step {step} by {by or 'the user'}"
+    return f"{INTERRUPTED} at step {step} by {by or 'the user'}"
 
 
 def out_of_memory(step: int) -> str:
@@ -51,7 +51,7 @@ def was_not_finite(ended: str) -> bool:
 
 
 def was_interrupted(ended: str) -> bool:
-    return re.match(rf"{_INTERRUPTED} at step \d+ by ", ended) is not None
+    return re.match(rf"{INTERRUPTED} (at step \d+ )?by ", ended) is not None
 
 
 def was_final(ended: str) -> bool:

@@ -20,6 +20,7 @@ from blockframe.dynamics.tangent import Spectrum, tangent_gram
 from blockframe.dynamics.trail import Trail, Trails, follow
 from blockframe.errors import InputError, PluginError
 from blockframe.foreign import foreign
+from blockframe.heap import LARGE, give_back
 from blockframe.naming import suggestion
 
 if TYPE_CHECKING:
@@ -424,6 +425,8 @@ class Iterate:
         """Frees the graph; numbers that were computed stay."""
         self._leaf = self._loss = self._gradient = None
         self._twice = False
+        if self.theta.nbytes >= LARGE:
+            give_back()
 
     def _trace(self) -> Tensor:
         """The loss with its graph."""

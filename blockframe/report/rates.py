@@ -54,6 +54,9 @@ class RatesReport:
         if len(rates.starts) > 1:
             self._over_starts(sheet)
             sheet.blank()
+        if rates.ended:
+            sheet.line(f"Not all starts were looked at: {rates.ended}.")
+            sheet.blank()
         for line in self._explained():
             sheet.line(line)
         write_folded(sheet, bound.findings)
@@ -92,7 +95,7 @@ class RatesReport:
             },
             "bound_at_start": _bound(rates.at_start),
             "stable": self._found(rates.starts[0]) if rates.starts else None,
-            "starts": self._starts() if len(rates.starts) > 1 else None,
+            "starts": self._starts() if len(rates.starts) > 1 or rates.ended else None,
         }
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
@@ -192,6 +195,7 @@ class RatesReport:
         quantile = {name: quantiles(v) for name, v in _columns(self.rates, plain=True).items()}
         return {
             "seeds": [s.seed for s in starts],
+            "ended": self.rates.ended or None,
             "degenerate": sum(bool(s.degenerate) for s in starts),
             "rank_looked_at": sum(s.rank for s in starts),
             "rank_undecided": sum(bool(s.undecided) for s in starts),

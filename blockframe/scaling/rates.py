@@ -153,6 +153,7 @@ class LearningRates:
             shows how loose the calculus is, and against the bound on the ball what the ball costs.
         measured: at θ_0.
         starts: what was found at θ_0, and at those of further seeds.
+        ended: why those of some seeds are missing; "" if none are.
         search: how the largest stable rates were looked for; None if they were not.
     """
 
@@ -163,6 +164,7 @@ class LearningRates:
     measured: Measured
     starts: tuple[Start, ...] = ()
     search: Search | None = None
+    ended: str = ""
 
 
 def measured_at(it: Iterate) -> Measured:

@@ -22,14 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from blockframe.dynamics.descent import Descent, start
-from blockframe.dynamics.ending import COMPLETED
+from blockframe.dynamics.ending import COMPLETED, INTERRUPTED
 from blockframe.dynamics.inequalities import Point
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.merging import groups, merged
 from blockframe.dynamics.probes.probe import Unavailable
+from blockframe.dynamics.rounding import rounding_units
 from blockframe.dynamics.tangent import Spectrum
 from blockframe.errors import BlockframeError, InputError
 from blockframe.foreign import out_of_memory
@@ -115,6 +116,14 @@ class Start:
 
 
 @frozen
+class Starts:
+    """Those that were looked at, and why not all: "" if all were."""
+
+    found: tuple[Start, ...]
+    ended: str = ""
+
+
+@frozen
 class Search:
     """How the largest stable rate is to be found: over how many steps, to which relative width."""
 
@@ -134,6 +143,7 @@ def look(problem: Problem, options: Options, seed: int, search: Search | None) -
         degenerate, rank, undecided = _degenerate(it)
         stable = None
         if search is not None and it.finite:
+            it.objective = evolve(it.objective, rounding_units=rounding_units(it))
             stable = brackets(it.objective, measured.rate or _guess(it), search)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
@@ -230,6 +240,7 @@ def _point(it: Iterate) -> Point:
         pairing=0.0,
         roundoff=it.objective.arithmetic.unit_roundoff,
         outputs=it.output_size,
+        units=it.objective.rounding_units,
     )
 
 
@@ -267,25 +278,36 @@ def _degenerate(it: Iterate) -> tuple[str, bool, str]:
 
 def each(
     work: Callable[[int], Start], seeds: Sequence[int], jobs: int, progress: Progress
-) -> tuple[Start, ...]:
-    """``work`` for each seed, in ``jobs`` processes.
+) -> Starts:
+    """``work`` for each seed, in ``jobs`` processes; what was found when it ends early is kept.
 
     Raises:
-        BlockframeError: what it raises for one of them.
+        BlockframeError: what it raises for the first of them.
+        KeyboardInterrupt: before anything was found.
         InputError: the seed does not change θ_0.
     """
-    found = []
-    for start_ in _results(work, seeds, jobs):
-        if isinstance(start_, _Refusal):
-            raise InputError(start_.message, start_.remedy)
-        found.append(start_)
-        progress.step(len(found), len(seeds), f"seed {start_.seed}")
+    found: list[Start] = []
+    ended = ""
+    try:
+        for start_ in _results(work, seeds, jobs):
+            if isinstance(start_, _Refusal):
+                raise InputError(start_.message, start_.remedy)
+            found.append(start_)
+            progress.step(len(found), len(seeds), f"seed {start_.seed}")
+    except (KeyboardInterrupt, BlockframeError) as error:
+        if not found:
+            raise
+        of = f"{len(found)} of {len(seeds)} starts"
+        if isinstance(error, KeyboardInterrupt):
+            ended = f"{INTERRUPTED} by {str(error) or 'the user'} after {of}"
+        else:
+            ended = f"after {of}, at seed {seeds[len(found)]}: {error.message}"
     if len(found) > 1 and len({s.digest for s in found}) == 1:
         raise InputError(
             f"the start is the same for all {len(found)} seeds",
             "Draw the weights anew, with --init xavier for instance, or leave out --seeds.",
         )
-    return tuple(found)
+    return Starts(tuple(found), ended)
 
 
 @frozen
@@ -333,6 +355,6 @@ def quantiles(values: Sequence[float | None]) -> tuple[float, ...] | None:
 
 
 __all__ = [
-    "LEVELS", "Bracket", "Run", "Search", "Stable", "Start", "attempt", "bracket", "brackets",
-    "each", "look", "quantiles",
+    "LEVELS", "Bracket", "Run", "Search", "Stable", "Start", "Starts", "attempt", "bracket",
+    "brackets", "each", "look", "quantiles",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def broken():
 def frozen():
     layers, x, y = net()
     return layers.requires_grad_(False), x, y
+
+
+def fewer(error):
+    from pathlib import Path
+    made = Path("made")
+    made.write_text(made.read_text() + "x" if made.exists() else "x")
+    if len(made.read_text()) > 3:  # the first is of no start
+        raise error
+    return net()
+
+
+def raising():
+    return fewer(ValueError("no luck"))
+
+
+def interrupted():
+    return fewer(KeyboardInterrupt())
 """
 
 Run = Callable[..., Result]
@@ -114,6 +132,30 @@ def test_both_rates(run: Run) -> None:
     assert 0 < float(rates["guaranteed"]) < float(rates["measured"])
     assert "the model prints" in result.stderr
     assert "the model prints" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("attr", "code", "why"),
+    [
+        ("raising", 2, "after 2 of 5 starts, at seed 2: .*no luck.*"),
+        ("interrupted", 130, "interrupted by the user after 2 of 5 starts"),
+    ],
+)
+def test_seeds_that_end_early_leave_what_was_found(
+    run: Run, attr: str, code: int, why: str
+) -> None:
+    options = (f"models.py:{attr}", "--init", "xavier", "--seeds", "5", "--jobs", "1")
+    result = run(*options)
+    assert result.exit_code == code, result.output
+    assert re.search(f"blockframe: {why}", result.stderr)
+    assert "Over 2 starts, seeds 0 to 1:" in result.stdout
+    assert "Not all starts were looked at" in result.stdout
+    Path("made").unlink()
+    result = run(*options, "--format", "json")
+    assert result.exit_code == code
+    starts = json.loads(result.stdout)["starts"]
+    assert starts["seeds"] == [0, 1]
+    assert re.fullmatch(why, starts["ended"])
 
 
 @pytest.mark.parametrize("spec", ["net", "broken"])

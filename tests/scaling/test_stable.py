@@ -223,9 +223,32 @@ def started(seed: int) -> Start:
 
 
 def test_every_seed_has_its_start() -> None:
-    found = each(started, range(3, 6), 1, Silence())
+    starts = each(started, range(3, 6), 1, Silence())
+    found = starts.found
+    assert starts.ended == ""
     assert [s.seed for s in found] == [3, 4, 5]
     assert len({s.measured.sharpness for s in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (KeyboardInterrupt(), "interrupted by the user after 2 of 4 starts"),
+        (KeyboardInterrupt("SIGTERM"), "interrupted by SIGTERM after 2 of 4 starts"),
+        (InputError("no luck", "Try"), "after 2 of 4 starts, at seed 5: no luck"),
+    ],
+)
+def test_what_was_found_is_kept(error: BaseException, ended: str) -> None:
+    def work(seed: int, last: int = 4) -> Start:
+        if seed > last:
+            raise error
+        return started(seed)
+
+    starts = each(work, range(3, 7), 1, Silence())
+    assert [s.seed for s in starts.found] == [3, 4]
+    assert starts.ended == ended
+    with pytest.raises(type(error)):  # nothing was found
+        each(lambda seed: work(seed, 0), range(3, 7), 1, Silence())
 
 
 def test_a_seed_that_changes_nothing_is_refused() -> None:
