@@ -37,6 +37,7 @@ from blockframe.certificate.run_theory import (
 
 DIVERGED = 1e6
 """A run ends where its loss is above this many times the larger of L(θ_0) and 1."""
+DENSITY = "spectral_density"
 NO_LOSS = 1e-24
 """A loss that a minimizer may have and be taken to have none."""
 PARTS = 1e-9
@@ -297,6 +298,24 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
         fits = paired is None or size is None or abs(paired) <= size * (1 + PARTS)
         ledger.demand(fits, f"{at}, output_pairing", repr(paired), f"{size!r} is the most")
     _check_moves(ledger, run, seen)
+    _check_density(ledger, run)
+
+
+def _check_density(ledger: Ledger, run: Trajectory) -> None:
+    """Shares, errors and quantiles are what such numbers can be."""
+    prefix = f"{DENSITY}."
+    series = {n.removeprefix(prefix): v for n, v in run.series.items() if n.startswith(prefix)}
+    for k in range(len(run.series["loss"]) if series else 0):
+        found = {name: real(values[k]) for name, values in series.items()}
+        row = {name: x for name, x in found.items() if x is not None}
+        at = f"iterate {k} of the trajectory, {DENSITY}"
+        signs = all(x >= 0 for name, x in row.items() if name.endswith("_error"))
+        ledger.demand(signs, at, "a negative error", "errors are not")
+        share, rms = row.get("negative", 0.0), row.get("rms", 0.0)
+        ledger.demand(0 <= share <= 1, at, f"negative {share!r}", "a share is from 0 to 1")
+        ledger.demand(rms >= 0, at, f"rms {rms!r}", "it is a root")
+        ends = [row[name] for name in ("lower", "median", "upper") if name in row]
+        ledger.demand(ends == sorted(ends), at, f"quantiles {ends}", "they rise")
 
 
 def _check_moves(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> None:

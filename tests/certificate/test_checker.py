@@ -500,6 +500,27 @@ def test_runs_of_every_kind_stand(lr: float, dtype: str, registry: Registry) -> 
     assert reasons(check(blockframe.certify((module, (x,), y), **options))) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("trace_error", -1e-3, "a negative error"),
+        ("negative", 1.5, "a share is from 0 to 1"),
+        ("rms", -0.1, "it is a root"),
+        ("median", 1e9, "they rise"),
+    ],
+)
+def test_a_spectrum_that_is_none(name: str, value: float, why: str, registry: Registry) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+    problem = (module, (torch.randn(6, 3),), torch.randn(6, 2))
+    options = {"registry": registry, "steps": 1, "probes": ["spectral_density"]}
+    document = json.loads(blockframe.certify(problem, **options).to_json())
+    assert reasons(check(read(document))) == []
+    series = document["trajectory"]["series"]
+    series[f"spectral_density.{name}"][0] = value
+    assert any(why in reason for reason in reasons(check(read(document))))
+
+
 def test_at_the_minimum(registry: Registry) -> None:
     """The gradient is 0, no step has a length, and the PL ratio does not exist."""
     module = nn.Linear(2, 1, bias=False)
