@@ -8,7 +8,7 @@ from typing import Any
 
 from blockframe.certificate.model import Inequality, Subject, Trajectory
 from blockframe.contract.descent import CURVATURE, SHARPNESS
-from blockframe.dynamics.inequalities import STABILITY
+from blockframe.dynamics.inequalities import STABILITY, UNITS
 from blockframe.report.sheet import Sheet
 from blockframe.report.words import apart, number, plural, sparkline
 
@@ -56,6 +56,9 @@ _DETAILS = (
 )  # fmt: skip
 """Series of the core that stand in the certificate only; others, or the inequalities, say it."""
 
+_DIGITS = 10
+"""Of numbers in the table at most, to tell them apart."""
+
 _ERROR = "_error"
 """``NAME_error`` is the error of the series ``NAME``, and stands below it."""
 
@@ -93,6 +96,11 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
             indent=4,
         )
     _write_edge(sheet, trajectory.summary.get("edge_of_stability"))
+    units = trajectory.summary.get("rounding_units")
+    if units is not None and units > UNITS:
+        digits = plural(math.ceil(math.log10(units / UNITS)), "digit")
+        sheet.line(f"the network loses {digits} inside, and the noise of the loss counts them",
+                   indent=4)  # fmt: skip
     held = [_held(name, counts) for name, counts in _counts(trajectory).items()]
     if held:
         sheet.labelled("inequalities that hold", " · ".join(held), indent=4)
@@ -185,9 +193,9 @@ def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[st
     present = [v for v in values if v is not None]
     return (
         *_title(name),
-        " → ".join(apart(present[0], values[-1])),
+        " → ".join(apart(present[0], values[-1], most=_DIGITS)),
         sparkline(values, unicode=sheet.page.unicode),
-        " to ".join(apart(min(present), max(present))),
+        " to ".join(apart(min(present), max(present), most=_DIGITS)),
     )
 
 

@@ -28,16 +28,16 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if 1 < abs(value) < 1e6 else f"{value:.3g}"
 
 
-def apart(a: float, b: float | None) -> tuple[str, str]:
-    """Two different numbers with as many digits as tell them apart."""
+def apart(a: float, b: float | None, *, most: int = 17) -> tuple[str, str]:
+    """Two different numbers with as many digits as tell them apart, ``most`` at most."""
     short = number(a), number(b)
     if short[0] != short[1] or a == b or b is None:
         return short
-    for digits in range(4, 17):
+    for digits in range(4, most):
         longer = f"{a:.{digits}g}", f"{b:.{digits}g}"
         if longer[0] != longer[1]:
             return longer
-    return repr(a), repr(b)
+    return (repr(a), repr(b)) if most == 17 else short
 
 
 def plural(count: int, noun: str) -> str:

@@ -49,6 +49,26 @@ def test_what_does_not_exist_at_the_last_iterate_is_not_shown_as_last(
     assert "1.5 → 2.5" in page
 
 
+def test_digits_that_the_network_loses_are_told(refuted: Certificate) -> None:
+    assert refuted.trajectory is not None
+
+    def page(units: float) -> str:
+        run = evolve(refuted.trajectory, summary={"rounding_units": units})
+        return TextRenderer().render(evolve(refuted, trajectory=run), Page())
+
+    assert "digits inside" not in page(64)
+    assert "the network loses 1 digit inside, and the noise of the loss counts them" in page(640)
+    assert "the network loses 15 digits inside" in page(2.0**53)
+
+
+def test_numbers_that_differ_in_the_last_digit_are_shown_as_equal(refuted: Certificate) -> None:
+    assert refuted.trajectory is not None
+    series = {"sharpness": [1.240243411156889, 1.2402434111568887]}
+    run = evolve(refuted.trajectory, series=series)
+    page = TextRenderer().render(evolve(refuted, trajectory=run), Page())
+    assert re.search(r"sharpness λ +L/θ² +1\.24 → 1\.24 ", page)
+
+
 def test_an_error_stands_below_its_quantity(refuted: Certificate) -> None:
     assert refuted.trajectory is not None
     series = {
