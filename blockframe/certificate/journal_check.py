@@ -57,6 +57,13 @@ def whole_run(
         every = f"every {journal.stride}th of the journal"
         where = f"trajectory.series.{quoted(name)}"
         ledger.demand(given == thin, where, "other numbers", f"{every} is something else")
+        numbers = [x for x in full or () if x is not None]
+        extent = [numbers[0], min(numbers), max(numbers)] if numbers else None
+        ledger.expect(f"{_WHERE}.ranges.{quoted(name)}", journal.ranges.get(name), extent)
+    unknown = sorted(journal.ranges.keys() - names.keys())
+    ledger.demand(
+        not unknown, f"{_WHERE}.ranges", quoted(unknown), "the journal has no such series"
+    )
     if len(ledger.rejected) > before:
         return None
     ledger.verified.append(f"{_WHERE}: header and SHA-256 of {journal.file}, {len(rows)} iterates")

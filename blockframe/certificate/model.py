@@ -98,7 +98,8 @@ class Journal:
 
     ``file`` is a plain name, beside the certificate; ``sha256`` is of its first ``end`` bytes:
     behind them is what the run was extended by. ``counts``: how many inequalities of each name
-    follow from it: held, undecided, violated.
+    follow from it: held, undecided, violated. ``ranges``: of each series that has a number, the
+    first, the least and the greatest.
     """
 
     file: str
@@ -107,6 +108,7 @@ class Journal:
     iterates: int
     stride: int  # every how manieth iterate stands in the certificate itself
     counts: dict[str, list[int]]
+    ranges: dict[str, list[float]]
 
 
 @frozen

@@ -15,6 +15,7 @@ from pathlib import Path
 from blockframe.certificate.journal_check import condensed, whole_run
 from blockframe.certificate.ledger import Ledger, quoted, real, whole
 from blockframe.certificate.model import Certificate, Inequality, Trajectory
+from blockframe.certificate.probe_check import PARTS, check_probes
 from blockframe.certificate.run_theory import (
     BY_BLOCK,
     CORE,
@@ -22,10 +23,10 @@ from blockframe.certificate.run_theory import (
     FEWEST,
     MEASURED,
     MOVED,
-    ON_REQUEST,
     ROUNDOFF,
     SHARPNESS,
     SPLIT,
+    TWO_LOSSES,
     Numbers,
     Point,
     derived_series,
@@ -37,12 +38,11 @@ from blockframe.certificate.run_theory import (
 
 DIVERGED = 1e6
 """A run ends where its loss is above this many times the larger of L(θ_0) and 1."""
-DENSITY = "spectral_density"
 NO_LOSS = 1e-24
 """A loss that a minimizer may have and be taken to have none."""
-PARTS = 1e-9
-"""Relative difference that is left between a sum over all of θ and the sum of its blocks' sums."""
 
+DEVICES = ("cpu", "cuda")
+_DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)? \(.+\)")
 _POLYAK = re.compile(
     r"(\S+) × \(L − L_inf\)/‖∇L‖² at θ_0, because λ_max\(θ_0\) = (\S+) bounds no step"
 )
@@ -70,6 +70,7 @@ def check_run(
         return run, ()
     _check_series(ledger, run, seen)
     _check_blocks(ledger, certificate, run, seen)
+    check_probes(ledger, certificate, run, seen)
     groups = list(of_iterates(run, seen))
     every = [row for rows in groups for row in rows]
     if asserted.journal is not None:
@@ -132,8 +133,9 @@ def _check_request(ledger: Ledger, certificate: Certificate, run: Trajectory) ->
     if not run.summary:
         return
     device = run.summary.get("device")
-    kind = str(device).partition(":")[0].partition(" ")[0]
-    fits = kind in ("cpu", "cuda") and recipe.device.partition(":")[0] in ("auto", kind)
+    name = str(device).partition(" ")[0]
+    kind = name.partition(":")[0]
+    fits = name == recipe.device or (recipe.device == "auto" and name in DEVICES)
     where = "trajectory.summary.device"
     ledger.demand(fits, where, quoted(device), f"subject.recipe asks for {recipe.device}")
     dtype = recipe.dtype or ("float64" if kind == "cpu" else "float32")
@@ -154,6 +156,8 @@ def _check_ending(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
         follows = ended == f"diverged at step {last}: the loss reached {seen[-1].loss:.3g}"
     elif ended == "completed":
         follows = last == run.steps
+    elif TWO_LOSSES.fullmatch(ended):  # seen before the first iterate, or after the last
+        follows = at == (run.steps if rows else 0) and last in (run.steps, -1)
     else:  # broken off before the next iterate was there
         follows = at == rows and not ended.startswith(
             ("diverged", "the loss is", "the gradient is")
@@ -264,17 +268,6 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
     wanted = {"loss", *((*MEASURED, *DERIVED, *MOVED) if seen else ())}
     for name in sorted(wanted if unmeasured or not seen else wanted.union(SHARPNESS)):
         ledger.demand(name in series, "trajectory.series", f"no {name}", "every run has one")
-    known = {*MEASURED, *SHARPNESS, *DERIVED, *MOVED, "lr"}
-    others = [n for n in series if n not in known and not n.startswith((*SPLIT, *BY_BLOCK))]
-    asked = sorted({n.partition(".")[0] for n in others}.intersection(ON_REQUEST))
-    if asked:
-        ledger.leave(f"trajectory: {', '.join(asked)}: as measured")
-    foreign = [quoted(n) for n in others if n.partition(".")[0] not in ON_REQUEST]
-    if foreign:
-        ledger.unverifiable.append(f"trajectory.series of plugins: {', '.join(foreign[:20])}")
-    if unmeasured:
-        silent = not series.keys() & set(SHARPNESS)
-        ledger.demand(silent, "trajectory.series", "a sharpness", "summary.unavailable denies it")
     for name, derived in derived_series(run, seen).items():
         for k, value in enumerate(series.get(name, ())):
             ledger.expect(f"trajectory.series.{name}[{k}]", value, derived[k])
@@ -285,11 +278,6 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
     for k, p in enumerate(seen):
         at = f"iterate {k} of the trajectory"
         signs = min(p.slope, p.norm, p.residual) >= 0
-        if p.sharpness is not None:
-            cold = series.get("sharpness.cold", [None] * (k + 1))[k]
-            fits = cold == 1 or (cold == 0 and k > 0)
-            what = "1 or 0, and 1 at the first"
-            ledger.demand(fits, f"{at}, sharpness.cold", repr(cold), what)
         ledger.demand(signs, at, "a negative norm or residual", "norms and distances are not")
         low = least is not None and p.loss < least - p.noise
         ledger.demand(not low, at, f"the loss {p.loss!r}", f"none is below {least}")
@@ -298,24 +286,6 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
         fits = paired is None or size is None or abs(paired) <= size * (1 + PARTS)
         ledger.demand(fits, f"{at}, output_pairing", repr(paired), f"{size!r} is the most")
     _check_moves(ledger, run, seen)
-    _check_density(ledger, run)
-
-
-def _check_density(ledger: Ledger, run: Trajectory) -> None:
-    """Shares, errors and quantiles are what such numbers can be."""
-    prefix = f"{DENSITY}."
-    series = {n.removeprefix(prefix): v for n, v in run.series.items() if n.startswith(prefix)}
-    for k in range(len(run.series["loss"]) if series else 0):
-        found = {name: real(values[k]) for name, values in series.items()}
-        row = {name: x for name, x in found.items() if x is not None}
-        at = f"iterate {k} of the trajectory, {DENSITY}"
-        signs = all(x >= 0 for name, x in row.items() if name.endswith("_error"))
-        ledger.demand(signs, at, "a negative error", "errors are not")
-        share, rms = row.get("negative", 0.0), row.get("rms", 0.0)
-        ledger.demand(0 <= share <= 1, at, f"negative {share!r}", "a share is from 0 to 1")
-        ledger.demand(rms >= 0, at, f"rms {rms!r}", "it is a root")
-        ends = [row[name] for name in ("lower", "median", "upper") if name in row]
-        ledger.demand(ends == sorted(ends), at, f"quantiles {ends}", "they rise")
 
 
 def _check_moves(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> None:
@@ -385,7 +355,8 @@ def _check_shares(
                              "it is a number >= 0, if the norm is not 0"):  # fmt: skip
             return
         complete = complete and not none
-        square += (part or 0.0) ** 2 * (norm or 0.0) ** 2
+        moved = (part or 0.0) * (norm or 0.0)
+        square += moved * moved
     if not _finite(whole_, square) or not square:
         return
     total, at = math.sqrt(square), f"iterate {k} of the trajectory, {name}"
@@ -490,7 +461,10 @@ def _check_summary(ledger: Ledger, run: Trajectory, derived: Mapping[str, object
             ledger.reject(f"{where}.{key}", quoted(asserted[key]), "the series give none")
         else:
             ledger.unverifiable.append(f"{where}.{quoted(key)}: of a plugin's probe")
-    dtype, infimum = asserted.get("dtype"), asserted.get("loss_infimum")
+    device, dtype = str(asserted.get("device")), asserted.get("dtype")
+    named = _DEVICE.fullmatch(device) is not None
+    ledger.demand(named, f"{where}.device", quoted(device), "it is cpu, or cuda (its name)")
+    infimum = asserted.get("loss_infimum")
     ledger.demand(dtype in [*ROUNDOFF], f"{where}.dtype", quoted(dtype), f"one of {[*ROUNDOFF]} is")
     bound = real(infimum) is not None or infimum == -math.inf
     ledger.demand(bound, f"{where}.loss_infimum", quoted(infimum), "a bound is a number")

@@ -39,7 +39,7 @@ ON_REQUEST = (
 """Probes of the core that are there where they were asked for."""
 FIGURES: dict[str, dict[str, tuple[str, str]]] = {
     "sharpness": {
-        "max": ("greatest", ""), "max_stability": ("greatest", ".stability"),
+        "max": ("greatest", ""), "max_stability": ("greatest taken", ".stability"),
         "worst_residual": ("greatest", ".residual"),
     },
     "pl": {"min": ("least", "")},
@@ -74,6 +74,9 @@ FEWEST = {"float64": 64, "float32": 64, "float16": 8, "bfloat16": 8}
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 NOT_FINITE = re.compile(r"the (loss|gradient) is not finite at step \d+")
+TWO_LOSSES = re.compile(
+    r"the network gives two (losses|gradients) at one θ,( of norm)? \S+ and \S+, at step \d+"
+)
 """Of ``Trajectory.ended``."""
 
 Numbers = list[float | None]
@@ -209,7 +212,8 @@ def _inequality(
 
 
 def _of_step(lr: float, k: int, a: Point, b: Point) -> list[Inequality]:
-    rows, still = [], lr * a.square == 0
+    moved = lr * a.slope
+    rows, still = [], moved == 0
     curvature = _curvature(lr, a, b)
     if curvature is not None:
         stable, surely = lr * curvature.value / 2, lr * curvature.least / 2
@@ -220,9 +224,9 @@ def _of_step(lr: float, k: int, a: Point, b: Point) -> list[Inequality]:
         rows.append(_inequality("descent lemma", k, b.loss, right, noise, still=still))
     noise = a.noise + b.noise
     rows.append(_inequality("monotone decrease", k, b.loss, a.loss, noise, still=still))
-    expected = a.norm * a.norm - 2 * lr * a.pairing + lr * lr * a.square
+    expected = a.norm * a.norm - 2 * lr * a.pairing + moved * moved
     scale = a.norm * a.norm + b.norm * b.norm
-    scale += 2 * lr * a.norm * a.slope + lr * lr * a.square
+    scale += 2 * lr * a.norm * a.slope + moved * moved
     left, right = abs(b.norm * b.norm - expected), UNITS * 2.0**-53 * scale + 2.0**-1022
     rows.append(Inequality("norm recursion", k, left, right, left <= right))
     return [r for r in rows if math.isfinite(r.left) and math.isfinite(r.right)]
@@ -307,7 +311,7 @@ def summary(
     for i in found:
         if i.name in ("neighbourhood", "ball", "rate"):
             derived[f"{i.name}_bound"] = i.right
-    edge = _edge(points)
+    edge = _edge(points if "lr" not in run.series else points[:-1])
     if edge:
         derived["edge_of_stability"] = edge
     if series["loss"]:
@@ -315,7 +319,7 @@ def summary(
     for probe, figures in FIGURES.items():
         if any(v for n, v in series.items() if n.partition(".")[0] == probe):
             derived[probe] = {
-                key: _figure(how, run.series.get(f"{probe}{part}", []))
+                key: _figure(run, how, run.series.get(f"{probe}{part}", []))
                 for key, (how, part) in figures.items()
             }
     jacobians = {n: v for n, v in series.items() if n.partition(".")[0] == "block_jacobian"}
@@ -337,9 +341,19 @@ def summary(
     return derived
 
 
-def _figure(how: str, series: Numbers) -> float | None:
-    known = [x for x in (series[:-1] if how.endswith("last") else series) if x is not None]
-    match how:
+def _taken(run: Trajectory, series: Numbers) -> Numbers:
+    """Without the last number where that is of a rate with which no step was taken."""
+    return series[:-1] if "lr" in run.series else series
+
+
+def _figure(run: Trajectory, how: str, series: Numbers) -> float | None:
+    match how.partition(" ")[2]:
+        case "but the last":
+            series = series[:-1]
+        case "taken":
+            series = _taken(run, series)
+    known = [x for x in series if x is not None]
+    match how.partition(" ")[0]:
         case "greatest":
             return max(known, default=None)
         case "sum":
@@ -395,10 +409,12 @@ def descent(
     margins = [i.margin for i in inequalities if i.name == "descent lemma"]
     if margins:
         numbers["least_descent_margin"] = min(margins)
-    stability = run.series.get("sharpness.stability", [])
+    stability = _taken(run, run.series.get("sharpness.stability", []))
     known = [x for x in stability if x is not None]
     if known:
         numbers["max_stability"] = max(known)
+    if TWO_LOSSES.fullmatch(run.ended):
+        return "UNKNOWN", numbers, []
     failed: list[Finding] = []
     violated = first(False)
     if violated is not None:
@@ -436,8 +452,9 @@ def _violation(
     if i.name != "stability":
         witness |= {"left": i.left, "right": i.right}
     if i.name in ("monotone decrease", "stability"):
-        ends = run.series.get("sharpness.stability", [])[i.step : i.step + 2]
-        above = [x for x in ends if x is not None and x > 1][:1]
+        rate, ends = run.rate(i.step), run.series.get("sharpness", [])[i.step : i.step + 2]
+        stabilities = [rate * x / 2 for x in ends if x is not None]
+        above = [x for x in stabilities if x > 1][:1]
         if above:
             witness["η·λ/2 (sharpness)"] = above[0]
         stable = [j.left for j in inequalities if (j.name, j.step) == ("stability", i.step)]

@@ -10,6 +10,7 @@ from blockframe.certificate.codec import LONGEST
 from blockframe.certificate.files import read_regular
 from blockframe.certificate.model import Certificate
 from blockframe.errors import CertificateError, InputError
+from blockframe.writing import remedy, replacing
 
 
 def file_name(spec: str) -> str:
@@ -51,19 +52,15 @@ def write(certificate: Certificate, path: Path) -> None:
 
 
 def _put(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write it
     try:
-        with part.open("xb") as file:
+        with replacing(path, part) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         raise CertificateError(
-            f"could not write {path}: {error.strerror or error}", "Free some space, or use --out."
+            f"could not write {path}: {error.strerror or error}",
+            f"{remedy(error)}, or use another --out.",
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Certificate:

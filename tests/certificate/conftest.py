@@ -13,6 +13,7 @@ import pytest
 
 import blockframe
 from blockframe.certificate.model import Certificate
+from blockframe.certificate.run_theory import ON_REQUEST
 from blockframe.plugins import Registry, load_plugins
 
 MODELS = """
@@ -76,9 +77,9 @@ def diverged(models: Path, registry: Registry) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def ruled(models: Path, registry: Registry) -> dict[str, Any]:
-    """A run by a schedule, with a bound of the PL ratio at every iterate."""
+    """A run by a schedule, with all probes that the core has on request."""
     return _document(
-        f"{models}:net", registry=registry, steps=2, lr="linear:auto:0.02", probes=["tangent"]
+        f"{models}:net", registry=registry, steps=2, lr="linear:auto:0.02", probes=ON_REQUEST
     )
 
 

@@ -145,6 +145,22 @@ def test_an_end_that_is_none(long: Path, end: int) -> None:
     assert any(c.where.startswith("trajectory.journal") for c in report.rejected)
 
 
+@pytest.mark.parametrize(
+    ("name", "extent"),
+    [("loss", [1.0, 0.0, 2.0]), ("loss", None), ("sharpness", [0.5]), ("evil", [1.0, 1.0, 1.0])],
+)
+def test_ranges_are_those_of_all_rows(long: Path, name: str, extent: list[float] | None) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        ranges = document["trajectory"]["journal"]["ranges"]
+        if extent is None:
+            del ranges[name]
+        else:
+            ranges[name] = extent
+
+    where = [c.where for c in judge(long, edit=edit).rejected]
+    assert any("trajectory.journal.ranges" in place for place in where)
+
+
 def test_fewer_iterates_than_the_run_had(long: Path) -> None:
     """A run may not be cut where it suits: the certificate was made of all of its steps."""
 

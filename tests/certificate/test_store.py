@@ -52,6 +52,13 @@ def test_a_full_disk_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["c.cert.json"]
 
 
+def test_a_directory_in_its_place(tmp_path: Path, refuted: Certificate) -> None:
+    (tmp_path / "c.cert.json").mkdir()
+    with pytest.raises(CertificateError, match=r"could not write .*Put that right, or use"):
+        store.write(refuted, tmp_path / "c.cert.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["c.cert.json"]
+
+
 def test_prepare_makes_the_directory(tmp_path: Path) -> None:
     directory = store.prepare(tmp_path / "a" / "b")
     assert list(directory.iterdir()) == []
