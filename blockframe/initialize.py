@@ -85,6 +85,11 @@ class Scheme:
         return self != Scheme(DEFAULT)
 
 
+def drawn(scheme: str, seed: int) -> str:
+    """Where weights are from that a plugin drew, as its `Problem.data` says it at the end."""
+    return f"weights drawn at random ({scheme}, seed {seed})"
+
+
 def initialize(
     module: nn.Module,
     scheme: str,

@@ -66,7 +66,9 @@ def resolve(spec: str, request: Request, registry: Registry) -> Problem:
     chosen = [p for p in registry.loaded if rest and p.info.name == prefix]
     code = None if chosen else source(spec)
     if code is not None:
-        problem = supply(_by_code(code, request), request)
+        # A code that draws its weights need not follow the seed, but may.
+        made = f"weights as {code} makes them, torch seeded with {request.seed}"
+        problem = supply(_by_code(code, request), request, made)
     else:
         asked = chosen or registry.loaded
         answers = _answers(rest if chosen else spec, request, asked)

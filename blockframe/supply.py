@@ -13,23 +13,27 @@ from attrs import evolve
 from blockframe.data import RANDOM, Samples, find
 from blockframe.errors import InputError
 from blockframe.foreign import foreign
-from blockframe.initialize import DEFAULT, initialize
+from blockframe.initialize import DEFAULT, Scheme, initialize
 from blockframe.problem import Problem, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def supply(problem: Problem, request: Request) -> Problem:
+def supply(problem: Problem, request: Request, weights: str = "") -> Problem:
     """``problem`` with the data, loss, initialization and sample count of ``request``.
 
     Where the module has no weights, its proxy gets them. The user's module is never changed.
+    `Problem.data` says what was done.
+
+    Args:
+        weights: where those of the module are from, in words.
 
     Raises:
         InputError: there is no such data or initialization, or it does not fit.
     """
     if not problem.has_weights and problem.proxy is not None:
-        proxy = supply(problem.proxy, request)
+        proxy = supply(problem.proxy, request, weights)
         return evolve(problem, proxy=proxy, loss=proxy.loss)
     if request.loss is not None:
         problem = evolve(problem, loss=request.loss)
@@ -39,16 +43,30 @@ def supply(problem: Problem, request: Request) -> Problem:
             lambda what: InputError(f"{name} cannot be copied: {what}", "Make copy.deepcopy work.")
         ):
             module = copy.deepcopy(problem.module)
-        initialize(module, request.init, request.seed)
+        if initialize(module, request.init, request.seed):
+            weights = _of_scheme(request)
         problem = evolve(problem, module=module)
     if request.data == RANDOM:
-        problem = _random_targets(_first(problem, request.samples), request)
+        own = evolve(problem, data="own inputs")
+        problem = _random_targets(_first(own, request.samples), request)
     elif request.data is not None:
         samples = find(request.data, request.datasets)
         problem = _with_samples(problem, samples.samples(), samples.words, request)
     else:
         problem = _first(problem, request.samples)
-    return problem
+    return _saying(problem, weights)
+
+
+def _of_scheme(request: Request) -> str:
+    scheme = Scheme.of(request.init)
+    if scheme.name == DEFAULT:
+        return f"weight matrices times {scheme.scale:g}"
+    return f"weight matrices drawn at random ({request.init}, seed {request.seed})"
+
+
+def _saying(problem: Problem, words: str) -> Problem:
+    """``words`` added to those about the data."""
+    return evolve(problem, data="; ".join(filter(None, [problem.data, words])))
 
 
 def _first(problem: Problem, count: int | None) -> Problem:
@@ -63,7 +81,9 @@ def _first(problem: Problem, count: int | None) -> Problem:
             f"Give --samples a number from 1 to {there}.",
         )
     targets = None if problem.targets is None else problem.targets[:count]
-    return evolve(problem, inputs=tuple(x[:count] for x in problem.inputs), targets=targets)
+    inputs = tuple(x[:count] for x in problem.inputs)
+    problem = evolve(problem, inputs=inputs, targets=targets)
+    return _saying(problem, f"{count:,} of {there:,} samples")
 
 
 def _with_samples(problem: Problem, samples: Samples, words: str, request: Request) -> Problem:
@@ -76,6 +96,7 @@ def _with_samples(problem: Problem, samples: Samples, words: str, request: Reque
             "That takes a model with one input of real numbers; give --data random.",
         )
     if request.samples is not None:
+        words += f", {request.samples:,} of {len(samples.x):,} samples"
         samples = samples.first(request.samples)
     example = problem.inputs[0]
     x = torch.as_tensor(samples.x, dtype=example.dtype, device=example.device)
@@ -110,7 +131,8 @@ def _random_targets(problem: Problem, request: Request) -> Problem:
         targets = torch.randint(output.shape[-1], output.shape[:-1], generator=generator)
     else:
         targets = torch.randn(output.shape, generator=generator, dtype=output.dtype)
-    return evolve(problem, targets=targets.to(output.device), data="own inputs, random targets")
+    problem = evolve(problem, targets=targets.to(output.device))
+    return _saying(problem, f"random targets (seed {request.seed})")
 
 
 def _output(problem: Problem) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
@@ -30,6 +31,13 @@ _NO_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 _ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range",
                "sym_constrain_range_for_size")  # fmt: skip
+
+
+_UNKNOWN_OUTPUT = re.compile(r"Found <class '([\w.]+)'> in output, which is not a known type")
+_CACHE = (
+    "Set config.use_cache = False, or give keywords={'use_cache': False} to the Problem: training "
+    "needs no cache."
+)
 
 
 def capture(problem: Problem) -> Graph:
@@ -98,6 +106,10 @@ def _refusal(error: BaseException) -> CaptureError:
             "so what follows is not traced"
         )
         remedy = "Keep the computation in torch, without .data."
+    elif unknown := _UNKNOWN_OUTPUT.match(text):
+        name = unknown[1].rpartition(".")[2]
+        message = f"the forward returns a {name}, which torch.export does not know"
+        remedy = _CACHE if "Cache" in name else "Return tensors only, in tuples, lists or dicts."
     else:
         message = f"torch.export cannot trace the forward ({kind}: {_first_line(error)})"
         remedy = "Rewrite that line with traceable tensor operations."

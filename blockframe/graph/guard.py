@@ -149,7 +149,6 @@ def _compare(problem: Problem, graph: Graph, generator: torch.Generator) -> Iter
             again = select(problem, problem.module(*problem.inputs, **problem.keywords))
         with _breaks_off("A904", "the traced graph cannot be run by itself"):
             values = evaluate(graph, leaves(graph, problem), rule=as_function)[graph.output]
-        yield from _custom_functions(output)
         if not torch.isfinite(output).all():
             yield Objection("A905", "the output is not finite at a point near the given parameters")
             return
@@ -191,7 +190,18 @@ def _run(problem: Problem, parameters: Mapping[str, Tensor]) -> Generator[Object
     before = state(problem.module)
     with saved_tensor_hooks() as saved, Watch(parameters.values()) as watch:
         output: Tensor = select(problem, problem.module(*problem.inputs, **problem.keywords))
-    for name, where in watch.stopped:
+    custom = [*_custom_functions(output)]
+    yield from (
+        Objection(
+            "A302",
+            f"{name} is a custom autograd.Function: "
+            "its backward need not be the derivative of its forward",
+        )
+        for name in custom
+    )
+    for name, where, within in watch.stopped:
+        if within in custom:  # whose forward runs without gradients, and whose backward counts
+            continue
         yield Objection(
             "A301",
             f"the gradient of a value that depends on parameters is stopped ({name})",
@@ -229,8 +239,8 @@ def _gradients(
     }
 
 
-def _custom_functions(output: Tensor) -> Iterator[Objection]:
-    """Python autograd Functions on the way from the output back to the parameters."""
+def _custom_functions(output: Tensor) -> Iterator[str]:
+    """Names of Python autograd Functions on the way from the output back to the parameters."""
     from torch.autograd.function import BackwardCFunction
 
     frontier, seen = [output.grad_fn], set()
@@ -240,12 +250,7 @@ def _custom_functions(output: Tensor) -> Iterator[Objection]:
             continue
         seen.add(node)
         if isinstance(node, BackwardCFunction):
-            name = type(node).__name__.removesuffix("Backward")
-            yield Objection(
-                "A302",
-                f"{name} is a custom autograd.Function: "
-                "its backward need not be the derivative of its forward",
-            )
+            yield type(node).__name__.removesuffix("Backward")
         frontier += [parent for parent, _ in node.next_functions]
 
 

@@ -6,6 +6,7 @@ reports where their gradient is stopped, a number is taken out of them, or a hoo
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ class Watch(TorchFunctionMode):
         # Kept alive, so that no id is used twice while the forward runs.
         self.varying: dict[int, Tensor] = {id(p): p for p in parameters if p.requires_grad}
         self.chosen: dict[int, Tensor] = {}  # piecewise constant: masks, positions
-        self.stopped: dict[tuple[str, Location | None], None] = {}  # and the model's line
+        # with the model's line, and the custom autograd.Function in whose forward, or ""
+        self.stopped: dict[tuple[str, Location | None, str], None] = {}
         self.taken: dict[str, None] = {}
         self.hooks: dict[str, None] = {}
 
@@ -86,7 +88,17 @@ class Watch(TorchFunctionMode):
                 self.chosen[id(value)] = value
 
     def _stop(self, name: str) -> None:
-        self.stopped[name, from_stack()] = None
+        self.stopped[name, from_stack(), _custom_function()] = None
+
+
+def _custom_function() -> str:
+    """The name of the custom autograd.Function whose forward is running; "" if none is."""
+    frame, apply = sys._getframe(), torch.autograd.Function.apply
+    while frame is not None:
+        if frame.f_code is apply.__func__.__code__:  # type: ignore[attr-defined]
+            return str(frame.f_locals["cls"].__name__)
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
 
 
 def _name(func: Any) -> str:

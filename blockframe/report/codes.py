@@ -23,6 +23,7 @@ def explanation(code: Code, page: Page) -> str:
         ("verdict", _effect(code)),
         ("causes", code.causes),
         *_labelled("help", code.remedies),
+        *(("", f"{name}: a number that the finding gives") for name in code.numbers),
     ):
         sheet.labelled(f"{label:7}", text, indent=2)
     if code.example is not None:

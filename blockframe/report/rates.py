@@ -233,8 +233,9 @@ class RatesReport:
         cautious = "astronomically cautious here" if bound.log10_rate < _ASTRONOMIC else "cautious"
         lines = [
             f"Below the guaranteed rate every step within that ball descends: proved, {cautious}. "
-            "The measured rate is about one point: above it, descent is unstable there; below it, "
-            "nothing is promised."
+            "The measured rate is about θ₀ only: above it, gradient descent on the quadratic model "
+            "there leaves the minimum along the eigenvector of λ. The network itself may still "
+            "descend above it, and below it nothing is promised."
         ]
         lines += self._borne()
         if math.isfinite(rates.at_start.bound.log):

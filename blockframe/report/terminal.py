@@ -9,6 +9,7 @@ from attrs import frozen
 
 from blockframe.certificate.model import Certificate, Subject
 from blockframe.contract.claim import CLAUSES, Claim, Outcome, Verdict
+from blockframe.dynamics.ending import COMPLETED
 from blockframe.report import Page
 from blockframe.report.blocks import certified_blocks, chain_line
 from blockframe.report.findings import write_findings
@@ -101,9 +102,13 @@ def _conclusion(sheet: Sheet, certificate: Certificate) -> None:
     """The verdict, what it means, and what to do next."""
     verdict = certificate.verdict
     sheet.line(verdict.value, ": ", _meaning(certificate))
-    trajectory = certificate.trajectory
-    if trajectory is not None and trajectory.ended != "completed":
-        sheet.line(f"the run ended early: {trajectory.ended}", indent=2)
+    trajectory, recipe = certificate.trajectory, certificate.subject.recipe
+    if trajectory is not None and trajectory.ended != COMPLETED:
+        about = (c.statement for c in certificate.claims if c.subject == "trajectory")
+        if not any(trajectory.ended in statement for statement in about):
+            sheet.line(f"the run ended early: {trajectory.ended}", indent=2)
+    if trajectory is None and recipe is not None and recipe.static_only:
+        sheet.line("no run of gradient descent: --static-only", indent=2)
     if sheet.page.saved:
         sheet.whole(f"certificate: {sheet.page.saved}", indent=2)
     else:

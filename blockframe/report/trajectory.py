@@ -8,6 +8,7 @@ from typing import Any
 
 from blockframe.certificate.model import Inequality, Subject, Trajectory
 from blockframe.contract.descent import CURVATURE, SHARPNESS
+from blockframe.dynamics.ending import COMPLETED
 from blockframe.dynamics.inequalities import STABILITY, UNITS
 from blockframe.report.sheet import Sheet
 from blockframe.report.words import apart, number, plural, sparkline
@@ -60,7 +61,10 @@ _DIGITS = 10
 """Of numbers in the table at most, to tell them apart."""
 
 _ERROR = "_error"
-"""``NAME_error`` is the error of the series ``NAME``, and stands below it."""
+"""``NAME_error`` is the 95 % error of the series ``NAME``, and stands below it."""
+
+_SEVERAL = 10
+"""Iterates from which on a sharpness about 2/η is more than passing by."""
 
 _EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Distances from 1 to the next number; that of float64 is 2^-52."""
@@ -71,31 +75,35 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     on = f"on the proxy ({subject.proxy})" if trajectory.scale == "proxy" else "at full size"
     where = [f"measured {on}", trajectory.data, f"loss {trajectory.loss}"]
     sheet.labelled("trajectory", " · ".join(w for w in where if w), indent=2)
-    taken, asked = trajectory.completed, trajectory.steps
-    steps = plural(taken, "step") if taken == asked else f"{taken} of {plural(asked, 'step')}"
-    ended = "" if trajectory.ended == "completed" else f" · ended: {trajectory.ended}"
-    rule = subject.recipe.lr if subject.recipe is not None else None
-    changing = f", then by {rule}" if isinstance(rule, str) else ""
-    sheet.line(f"lr {_rate(trajectory)}{changing} · {steps}{ended}", indent=4)
+    sheet.line(" · ".join(_how(trajectory, subject)), indent=4)
     series = dict(trajectory.series)
     rounding = _rounding(trajectory, subject)
     if rounding is not None:
         series["block_jacobian"] = [
             0.0 if x is not None and x <= rounding else x for x in series["block_jacobian"]
         ]
-    rows = [_course(sheet, name, series[name]) for name in _shown(trajectory, subject)]
+    units = trajectory.summary.get("units", {})
+    if "lr" in series:  # the last rate is that of no step
+        for name in ("lr", "sharpness.stability"):
+            series[name] = series.get(name, [])[:-1]
+    ranges = trajectory.journal.ranges if trajectory.journal is not None else {}
+    rows = [
+        _course(sheet, name, series[name], units, ranges.get(name))
+        for name in _shown(trajectory, subject)
+        if any(v is not None for v in series[name])
+    ]
     if rows:
         header = ("", "unit", "first → last", "course", "least to greatest")
-        sheet.table(rows, header, drop=(1, 3, 4), indent=4)
+        sheet.table(rows, header, drop=(4, 3, 1), indent=4)
     if rounding is not None and 0.0 in series["block_jacobian"]:
         sheet.line(f"a σ below {rounding:.2g} is shown as 0: rounding decides there", indent=4)
     if trajectory.journal is not None:
         sheet.line(
-            f"the table is of one iterate in {trajectory.journal.stride:,}; "
+            f"the courses are of one iterate in {trajectory.journal.stride:,}; "
             f"all {trajectory.journal.iterates:,} are in {trajectory.journal.file}",
             indent=4,
         )
-    _write_edge(sheet, trajectory.summary.get("edge_of_stability"))
+    _write_edge(sheet, trajectory)
     units = trajectory.summary.get("rounding_units")
     if units is not None and units > UNITS:
         digits = plural(math.ceil(math.log10(units / UNITS)), "digit")
@@ -107,21 +115,64 @@ def write_trajectory(sheet: Sheet, trajectory: Trajectory, subject: Subject) -> 
     for violated in _violations(trajectory.inequalities):
         sheet.line(violated, indent=4)
     _write_minimizer(sheet, trajectory.summary.get("minimizer"))
-    for name, reason in trajectory.summary.get("unavailable", {}).items():
+    for name, reason in _unmeasured(trajectory, subject).items():
         sheet.line(f"not measured: {name} ({reason})", indent=4)
 
 
-def _write_edge(sheet: Sheet, edge: Mapping[str, Any] | None) -> None:
+def _how(trajectory: Trajectory, subject: Subject) -> list[str]:
+    """The learning rate, how many steps were taken with it, and in which arithmetic."""
+    rule = subject.recipe.lr if subject.recipe is not None else None
+    changing = f", then by {rule}" if isinstance(rule, str) else ""
+    taken, asked = trajectory.completed, trajectory.steps
+    steps = plural(taken, "step") if taken == asked else f"{taken:,} of {plural(asked, 'step')}"
+    early = "" if trajectory.ended == COMPLETED else ", ended early"
+    dtype, device = (trajectory.summary.get(key) for key in ("dtype", "device"))
+    arithmetic = [f"{dtype} on {device}"] if dtype and device else []
+    return [f"lr {_rate(trajectory)}{changing}", steps + early, *arithmetic]
+
+
+def _unmeasured(trajectory: Trajectory, subject: Subject) -> dict[str, str]:
+    """What was to be measured and was not, and why."""
+    reasons = dict(trajectory.summary.get("unavailable", {}))
+    seen = {
+        name.partition(".")[0]
+        for name, values in trajectory.series.items()
+        if any(v is not None for v in values)
+    }
+    asked = subject.recipe.probes if subject.recipe is not None else ()
+    silent = [name for name in asked if name not in seen and name not in reasons]
+    return reasons | dict.fromkeys(silent, "no number at any iterate")
+
+
+def _write_edge(sheet: Sheet, trajectory: Trajectory) -> None:
+    edge = trajectory.summary.get("edge_of_stability")
     if not edge:
         return
-    span = " and ".join(apart(edge["least"], edge["most"]))
-    sheet.labelled(
-        "edge of stability",
-        f"{SHARPNESS} ≥ 1 first at step {edge['first']}, in all at {edge['above']} of the "
-        f"{plural(edge['iterates'], 'iterate')} from there on, where it lies between {span} and "
-        f"the loss rises on {plural(edge['rises'], 'step')}",
-        indent=4,
-    )
+    text = f"{SHARPNESS} ≥ 1 first at step {edge['first']:,}"
+    if edge["iterates"] > 1:
+        span = " and ".join(apart(edge["least"], edge["most"], most=_DIGITS))
+        text += (
+            f", in all at {edge['above']:,} of the {edge['iterates']:,} iterates from there on, "
+            f"where it lies between {span} and the loss rises on {plural(edge['rises'], 'step')}"
+        )
+    if _hovers(trajectory, edge):
+        sheet.labelled("edge of stability", text, indent=4)
+    else:
+        sheet.line(text, indent=4)
+
+
+def _hovers(trajectory: Trajectory, edge: Mapping[str, Any]) -> bool:
+    """Whether it is what docs/theory section 6 calls the edge of stability.
+
+    A constant rate; for several iterates, to the end of the run, a sharpness about 2/η (never twice
+    that, above it at a good part of them); a loss that falls all the same.
+    """
+    if "lr" in trajectory.series or trajectory.ended != COMPLETED:
+        return False
+    stride = trajectory.journal.stride if trajectory.journal is not None else 1
+    losses = [x for x in trajectory.series["loss"][edge["first"] // stride :] if x is not None]
+    about = edge["most"] < 2 and 4 * edge["above"] >= edge["iterates"] >= _SEVERAL
+    return bool(about and losses[-1] < losses[0])
 
 
 def _rounding(trajectory: Trajectory, subject: Subject) -> float | None:
@@ -181,21 +232,29 @@ def _of_block(key: str, blocks: Collection[str]) -> bool:
     return key in blocks or key.rpartition(".")[0] in blocks
 
 
-def _title(name: str) -> tuple[str, str]:
-    """What the series is called, and its unit."""
+def _title(name: str, units: Mapping[str, str]) -> tuple[str, str]:
+    """What the series is called, and its unit; ``units``: of a plugin's probes."""
     quantity = _SERIES.get(name.removesuffix(_ERROR))
     if quantity is None:
-        return name.replace("_", " ").replace(".", " "), ""
-    return quantity if name in _SERIES else ("  its error", quantity[1])
+        return name.replace("_", " ").replace(".", " "), units.get(name, "")
+    return quantity if name in _SERIES else ("  ± (95 %)", quantity[1])
 
 
-def _course(sheet: Sheet, name: str, values: Sequence[float | None]) -> tuple[str, ...]:
+def _course(
+    sheet: Sheet,
+    name: str,
+    values: Sequence[float | None],
+    units: Mapping[str, str],
+    extent: Sequence[float] | None,
+) -> tuple[str, ...]:
+    """``extent``: the first number, the least and the greatest, where ``values`` are not all."""
     present = [v for v in values if v is not None]
+    first, least, greatest = extent or (present[0], min(present), max(present))
     return (
-        *_title(name),
-        " → ".join(apart(present[0], values[-1], most=_DIGITS)),
+        *_title(name, units),
+        " → ".join(apart(first, values[-1], most=_DIGITS)),
         sparkline(values, unicode=sheet.page.unicode),
-        " to ".join(apart(min(present), max(present), most=_DIGITS)),
+        " to ".join(apart(least, greatest, most=_DIGITS)),
     )
 
 
@@ -219,9 +278,16 @@ def _violations(inequalities: Sequence[Inequality]) -> list[str]:
     """The first violation of each inequality."""
     first = {i.name: i for i in reversed(inequalities) if i.holds is False}
     return [
-        f"{_called(i)} first violated at step {i.step}: {' > '.join(apart(i.left, i.right))}"
+        f"{_called(i)} first violated at step {i.step:,}: {_sides(i)}"
         for i in sorted(first.values(), key=lambda i: i.step)
     ]
+
+
+def _sides(violated: Inequality) -> str:
+    """``5.62 > 3.07``; where digits do not tell them apart, by how much."""
+    left, right = apart(violated.left, violated.right, most=_DIGITS)
+    more = f", by {number(-violated.margin)}" if left == right else ""
+    return f"{left} > {right}{more}"
 
 
 def _called(inequality: Inequality) -> str:

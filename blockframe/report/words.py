@@ -23,7 +23,9 @@ def number(value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    if value == 0 or 1e-3 <= abs(value) < 9999.5:
+    if value == 0:
+        return "0"  # never -0
+    if 1e-3 <= abs(value) < 9999.5:
         return f"{value:,.4g}"
     return f"{value:,.0f}" if 1 < abs(value) < 1e6 else f"{value:.3g}"
 

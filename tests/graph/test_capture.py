@@ -206,3 +206,17 @@ def test_a_model_on_meta_needs_no_weights() -> None:
         module = nn.Sequential(nn.Linear(10_000, 10_000), nn.Tanh(), nn.Linear(10_000, 7))
     graph = capture(Problem(module, (torch.zeros(2, 10_000, device="meta"),)))
     assert graph[graph.output].shape == (2, 7)
+
+
+def test_a_cache_among_the_outputs_is_told_with_its_remedy() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        vocab_size=8, max_position_embeddings=8,
+    )  # fmt: skip
+    module = transformers.LlamaForCausalLM(config)
+    inputs = (torch.zeros(2, 3, dtype=torch.long),)
+    with pytest.raises(CaptureError, match="returns a DynamicCache") as refused:
+        capture(Problem(module, inputs, output="logits"))
+    assert "use_cache" in refused.value.remedy
+    capture(Problem(module, inputs, output="logits", keywords={"use_cache": False}))

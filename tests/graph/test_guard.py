@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from blockframe.graph.capture import capture
 from blockframe.graph.guard import objections
@@ -51,6 +52,31 @@ def test_an_honest_module_has_none() -> None:
 
 def test_a_custom_function_is_seen_even_if_its_backward_is_right() -> None:
     assert "A302" in codes(Net(Square.apply))
+
+
+def test_the_forward_of_a_custom_function_is_no_detached_value() -> None:
+    """It runs without gradients whatever it does; what counts there is its backward."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, y: Tensor) -> Tensor:
+            return 2 * y
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return 2 * gradient
+
+    class Constant(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, y: Tensor) -> Tensor:
+            z = 2 * y
+            ctx.mark_non_differentiable(z)
+            return z
+
+    assert codes(Net(Once.apply)) == {"A302"}
+    assert "A301" in codes(Net(lambda y: Once.apply(y) + y.detach()))
+    assert "A301" in codes(Net(lambda y: y + Constant.apply(y)))
 
 
 def test_a_hook_on_a_tensor_is_seen_even_if_it_does_nothing() -> None:

@@ -75,6 +75,13 @@ def test_both_rates_and_where_they_are_from(rates: LearningRates) -> None:
     assert "most of it from gelu in h.0.mlp.act (net.py:17)." in shown
 
 
+def test_the_measured_rate_is_not_said_to_be_what_runs_bear(rates: LearningRates) -> None:
+    """Runs of `--stable` may descend above it, and are in the same report."""
+    text = " ".join(RatesReport(rates).text(Page()).split())
+    assert "The network itself may still descend above it" in text
+    assert "unstable" not in text
+
+
 def test_the_bound_at_the_start_is_no_guaranteed_rate(rates: LearningRates) -> None:
     assert RatesReport(rates).text(Page()).count("guaranteed  ") == 1
     none = evolve(rates, guarantee=Guarantee(Region(10.0), why_not="no reason"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from attrs import evolve
 
-from blockframe.certificate.model import Certificate, Inequality, Journal
+from blockframe.certificate.model import Certificate, Inequality, Journal, Recipe
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
 from blockframe.report import Page
 from blockframe.report.document import JsonRenderer
@@ -86,15 +87,17 @@ def test_width_and_character_set(refuted: Certificate, width: int, unicode: bool
 
 def test_what_is_left_out_on_a_narrow_page(refuted: Certificate) -> None:
     """Whole columns, what is said elsewhere first; the rest of a row goes below its title."""
-    assert "█▆▄▂▁" in render(refuted, width=80)
-    narrow = render(refuted, width=60)
-    assert "█▆▄▂▁" not in narrow
-    assert "least to greatest" in render(refuted, width=75) != narrow
-    assert "\n    directional smoothness M   15.1 → 14.9" in narrow
+    assert "14.9 to 15.2" in render(refuted, width=80)
+    narrow = render(refuted, width=65)
+    assert "14.9 to 15.2" not in narrow
+    assert "\n    directional smoothness M   L/θ²   15.1 → 14.9     ▆█▃▁\n" in narrow
+    narrower = render(refuted, width=55)
+    assert "\n    directional smoothness M   L/θ²   15.1 → 14.9\n" in narrower
+    assert "\n    directional smoothness M   15.1 → 14.9\n" in render(refuted, width=46)
     assert "\n  D dissipativity   UNKNOWN   –\n    not decided by this version\n" in (
         render(refuted, width=50)
     )
-    assert "\n    directional smoothness M\n      15.1 → 14.9    14.9 to 15.2\n" in render(
+    assert "\n    directional smoothness M\n      L/θ²   15.1 → 14.9     ▆█▃▁\n" in render(
         refuted, width=40
     )
     assert "\n  h.0-2.attention\n    3 ×   attention        1,088   HOLDS\n" in render(
@@ -136,7 +139,7 @@ def test_a_failure_of_the_run_alone_blames_the_run(refuted: Certificate) -> None
     text = " ".join(render(evolve(refuted, claims=(descent,), trajectory=run)).split())
     assert "REFUTED: descent fails on this run, at this learning rate" in text
     assert "the contract does not hold" not in text
-    assert "4 of 20 steps · ended: diverged at step 4" in text
+    assert "4 of 20 steps, ended early" in text
     assert "monotone decrease first violated at step 2: 5 > 4" in text
     assert "the run ended early: diverged at step 4" in text
 
@@ -194,25 +197,90 @@ def page_of(certificate: Certificate, **changed: object) -> str:
     return " ".join(render(evolve(certificate, trajectory=run)).split())
 
 
-def test_the_edge_of_stability_is_told_of_any_run(refuted: Certificate) -> None:
-    edge = {"first": 2, "iterates": 3, "above": 2, "least": 0.97, "most": 1.31, "rises": 1}
-    violated = (Inequality("monotone decrease", 2, 5.0, 4.0, False),)
-    text = page_of(refuted, summary={"edge_of_stability": edge}, inequalities=violated)
-    assert (
-        "edge of stability η·λ/2 (sharpness) ≥ 1 first at step 2, in all at 2 of the 3 iterates "
+HOVERING = {"first": 2, "iterates": 12, "above": 5, "least": 0.97, "most": 1.31, "rises": 1}
+
+
+def test_a_sharpness_above_two_over_the_rate_is_told_of_any_run(refuted: Certificate) -> None:
+    losses = [5.0, 4.0, *(4.0 - 0.1 * k for k in range(12))]
+    run: dict[str, Any] = {
+        "steps": 13,
+        "summary": {"edge_of_stability": HOVERING},
+        "inequalities": (Inequality("monotone decrease", 2, 5.0, 4.0, False),),
+        "series": {"loss": losses},
+    }
+    told = (
+        "η·λ/2 (sharpness) ≥ 1 first at step 2, in all at 5 of the 12 iterates "
         "from there on, where it lies between 0.97 and 1.31 and the loss rises on 1 step"
-    ) in text
-    assert "edge of stability" not in page_of(refuted)
+    )
+    assert f"edge of stability {told}" in page_of(refuted, **run)
+    for other in (
+        {"ended": "diverged at step 13: the loss reached 9"},
+        {"series": {"loss": losses[::-1]}},  # the loss does not fall
+        {"series": {"loss": losses, "lr": [0.1] * 14}},  # a rate that may have changed
+    ):
+        text = page_of(refuted, **run | other)
+        assert told in text
+        assert "edge of stability" not in text
+    assert "(sharpness) ≥ 1" not in page_of(refuted)
+
+
+@pytest.mark.parametrize(
+    "other", [{"most": 2.5}, {"above": 2}, {"iterates": 9}], ids=["far off", "seldom", "short"]
+)
+def test_what_passes_by_is_no_edge_of_stability(
+    refuted: Certificate, other: dict[str, float]
+) -> None:
+    series = {"loss": [5.0, 4.0, *(4.0 - 0.1 * k for k in range(12))]}
+    text = page_of(refuted, series=series, summary={"edge_of_stability": HOVERING | other})
+    assert "η·λ/2 (sharpness) ≥ 1 first at step 2" in text
+    assert "edge of stability" not in text
+
+
+def test_one_iterate_has_no_course_of_its_sharpness(refuted: Certificate) -> None:
+    edge = {"first": 4, "iterates": 1, "above": 1, "least": 7e15, "most": 7e15, "rises": 0}
+    text = page_of(refuted, summary={"edge_of_stability": edge})
+    assert "η·λ/2 (sharpness) ≥ 1 first at step 4 inequalities that hold" in text
+
+
+def test_the_arithmetic_stands_behind_the_rate(refuted: Certificate) -> None:
+    text = page_of(refuted, summary={"dtype": "float32", "device": "cpu"})
+    assert "· 4 steps · float32 on cpu" in text
+
+
+def test_why_the_run_ended_is_told_once(refuted: Certificate) -> None:
+    ended = "stopped at step 2: probe 'bad' failed: KeyError: 1, at acme.py:7"
+    descent = Claim("descent", Verdict.UNKNOWN, f"{ended}; no inequality", subject="trajectory")
+    claims = (*refuted.claims[:-1], descent)
+    assert page_of(evolve(refuted, claims=claims), ended=ended).count("probe 'bad'") == 1
+    assert page_of(refuted, ended=ended).count("probe 'bad'") == 1
+
+
+def test_what_was_asked_for_and_gave_no_number_is_named(refuted: Certificate) -> None:
+    recipe = Recipe("toy", probes=("nan", "kinks", "tangent"))
+    asked = evolve(refuted, subject=evolve(refuted.subject, recipe=recipe))
+    series = {"loss": [2.0, 1.0], "nan": [None, None], "kinks.margin": [0.5, 0.5]}
+    text = page_of(asked, series=series, summary={"unavailable": {"tangent": "too large"}})
+    assert "not measured: nan (no number at any iterate)" in text
+    assert "kinks (no number" not in text
+    assert "tangent (no number" not in text
+
+
+def test_without_a_run_it_is_said_why(refuted: Certificate) -> None:
+    recipe = Recipe("toy", static_only=True)
+    static = evolve(refuted, subject=evolve(refuted.subject, recipe=recipe), trajectory=None)
+    assert "no run of gradient descent: --static-only" in render(static)
+    assert "no run of gradient descent" not in render(refuted)
 
 
 def test_a_table_of_some_iterates_says_so(refuted: Certificate) -> None:
     journal = Journal(
-        file="toy.steps.jsonl", end=0, sha256="0" * 64, iterates=4001, stride=1000, counts={}
-    )
-    assert ("the table is of one iterate in 1,000; all 4,001 are in toy.steps.jsonl") in page_of(
-        refuted, journal=journal
-    )
-    assert "the table is of" not in page_of(refuted)
+        file="toy.steps.jsonl", end=0, sha256="0" * 64, iterates=4001, stride=1000, counts={},
+        ranges={"loss": [7.125, -3.25, 9.375]},
+    )  # fmt: skip
+    page = page_of(refuted, journal=journal)
+    assert "the courses are of one iterate in 1,000; all 4,001 are in toy.steps.jsonl" in page
+    assert re.search(r"loss +L +7\.125 → .* -3\.25 to 9\.375", page)
+    assert "the courses are of" not in page_of(refuted)
 
 
 @pytest.mark.parametrize(

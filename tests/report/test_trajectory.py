@@ -9,7 +9,7 @@ from attrs import evolve
 from torch import nn
 
 import blockframe
-from blockframe.certificate.model import Certificate
+from blockframe.certificate.model import Certificate, Inequality
 from blockframe.dynamics.probes import ON_REQUEST, PROBES
 from blockframe.report import Page
 from blockframe.report.sheet import Sheet
@@ -69,6 +69,23 @@ def test_numbers_that_differ_in_the_last_digit_are_shown_as_equal(refuted: Certi
     assert re.search(r"sharpness λ +L/θ² +1\.24 → 1\.24 ", page)
 
 
+def test_sides_that_digits_do_not_tell_apart_have_their_difference(refuted: Certificate) -> None:
+    left, right = 0.5 + 1e-14, 0.5
+    violated = (Inequality("monotone decrease", 2, left, right, False),)
+    run = evolve(refuted.trajectory, inequalities=violated)
+    page = TextRenderer().render(evolve(refuted, trajectory=run), Page())
+    assert "first violated at step 2: 0.5 > 0.5, by 9.99e-15\n" in page
+
+
+def test_a_plugins_quantity_has_the_unit_of_its_probe(refuted: Certificate) -> None:
+    assert refuted.trajectory is not None
+    series: dict[str, list[float | None]] = {"largest": [1.5, 0.5], "largest.entry": [3.0, 4.0]}
+    run = evolve(refuted.trajectory, series=series, summary={"units": {"largest": "L/θ"}})
+    page = TextRenderer().render(evolve(refuted, trajectory=run), Page())
+    assert re.search(r"\n    largest +L/θ +1\.5 → 0\.5", page)
+    assert re.search(r"\n    largest entry +3 → 4", page)
+
+
 def test_an_error_stands_below_its_quantity(refuted: Certificate) -> None:
     assert refuted.trajectory is not None
     series = {
@@ -79,10 +96,10 @@ def test_an_error_stands_below_its_quantity(refuted: Certificate) -> None:
     }
     run = evolve(refuted.trajectory, series=series)
     page = TextRenderer().render(evolve(refuted, trajectory=run), Page())
-    rows = re.findall(r"\n    (\S.*?|  its error)  +(?:L/θ²)?  +(\S+ → \S+)", page)
+    rows = re.findall(r"\n    (\S.*?|  ± \(95 %\))  +(?:L/θ²)?  +(\S+ → \S+)", page)
     assert rows == [
         ("trace of ∇²L", "3 → 4"),
         ("rms eigenvalue of ∇²L", "1.5 → 2.5"),
-        ("  its error", "0.25 → 0.5"),
+        ("  ± (95 %)", "0.25 → 0.5"),
         ("acme size error", "7 → 7"),
     ]

@@ -30,6 +30,9 @@ def settings(**values) -> dict:
     return {"settings": values}
 
 
+DRAWN = "weights drawn at random (default, seed 0)"
+
+
 class TestEverySpec:
     @pytest.mark.parametrize("spec", SPECS)
     def test_digits_are_classified(self, spec):
@@ -39,7 +42,7 @@ class TestEverySpec:
         assert problem.targets.shape == (128,)
         assert problem.spec == spec
         assert "digits" in problem.data
-        assert "128 of 1797" in problem.data
+        assert "128 of 1,797" in problem.data
 
     @pytest.mark.parametrize("spec", SPECS)
     def test_it_is_small_but_has_a_parameter_for_every_output(self, spec):
@@ -165,20 +168,23 @@ class TestData:
     def test_random(self, spec):
         problem = resolve(spec, data="random", samples=5, seed=1)
         assert output(problem).shape == (5, 10)
-        assert problem.data == "random, normal, ten classes, 5 of 128 samples"
+        assert problem.data == (
+            "random, normal, ten classes, 5 of 128 samples; "
+            "weights drawn at random (default, seed 1)"
+        )
 
     @pytest.mark.parametrize("shape", [(6, 8, 8), (6, 2, 5, 3)])
     def test_a_file(self, tmp_path, shape):
         np.savez(tmp_path / "a.npz", x=np.ones(shape), y=np.arange(6) % 3)
         problem = resolve("cnn", data=str(tmp_path / "a.npz"))
         assert output(problem).shape == (6, 3)
-        assert problem.data == "arrays of a.npz"
+        assert problem.data == f"arrays of a.npz; {DRAWN}"
 
     def test_a_data_set_of_another_plugin(self):
         mine = Dataset("mine", "my own", lambda: Samples(np.eye(3), np.ones((3, 2))))
         problem = resolve("mlp", data="mine", datasets={"mine": mine})
         assert output(problem).shape == problem.targets.shape == (3, 2)
-        assert problem.data == "my own"
+        assert problem.data == f"my own; {DRAWN}"
 
     def test_few_samples_keep_all_classes(self):
         assert output(resolve("mlp", samples=2)).shape == (2, 10)

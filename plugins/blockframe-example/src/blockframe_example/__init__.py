@@ -44,7 +44,7 @@ def blockframe_atoms() -> list[Pointwise]:
 class LargestEntry(Probe):
     """The largest entry of the gradient, in absolute value."""
 
-    name = "largest_entry"
+    name, unit = "largest_entry", "L/θ"
 
     def observe(self, it: Iterate) -> float:
         return it.gradient.abs().max().item()

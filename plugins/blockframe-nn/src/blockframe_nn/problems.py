@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blockframe.data import RANDOM, Samples, find, random_samples
 from blockframe.errors import InputError
-from blockframe.initialize import initialize
+from blockframe.initialize import drawn, initialize
 from blockframe.problem import Problem, Request
 from blockframe_nn import networks, settings
 from blockframe_nn.datasets import DATASETS
@@ -47,7 +47,7 @@ def build(spec: str, request: Request) -> Problem:
     outputs = samples.classes or samples.y.shape[-1]
     if request.samples is not None or len(samples.x) > SAMPLES:
         count = SAMPLES if request.samples is None else request.samples
-        words = f"{words}, {count} of {len(samples.x)} samples"
+        words = f"{words}, {count:,} of {len(samples.x):,} samples"
         samples = samples.first(count)
     x = kind.reads(spec, torch.from_numpy(samples.x).float())
     loss, targets = _targets(samples.y, outputs, request.loss)
@@ -55,6 +55,7 @@ def build(spec: str, request: Request) -> Problem:
         torch.manual_seed(request.seed)
         network = kind.network(tuple(x.shape[1:]), outputs, chosen).eval()
     initialize(network, request.init, request.seed)
+    words = f"{words}; {drawn(request.init, request.seed)}"
     return Problem(network, (x,), targets, loss=loss, spec=spec, data=words)
 
 

@@ -17,7 +17,7 @@ from transformers.utils import logging as their_logging
 
 from blockframe.errors import SpecError
 from blockframe.foreign import foreign
-from blockframe.initialize import DEFAULT, initialize
+from blockframe.initialize import DEFAULT, drawn, initialize
 from blockframe.problem import Problem, Request
 from blockframe_transformers import build, tasks
 from blockframe_transformers.build import Architecture
@@ -96,7 +96,7 @@ def _weights(spec: str, arch: Architecture, request: Request) -> tuple[PreTraine
     """
     directory = Path(spec)
     if not directory.is_dir() or not (request.full or build.has_safetensors(directory)):
-        return build.random(arch, request.seed, spec), _drawn(request)
+        return build.random(arch, request.seed, spec), drawn(request.init, request.seed)
     if request.init != DEFAULT:
         raise SpecError(
             f"{spec} has weights of its own, and --init {request.init} would draw others",
@@ -104,10 +104,6 @@ def _weights(spec: str, arch: Architecture, request: Request) -> tuple[PreTraine
         )
     model, unused = build.stored(arch, directory, spec)
     return model, f"weights of {spec}" + (f" without {build.first(unused)}" if unused else "")
-
-
-def _drawn(request: Request) -> str:
-    return f"weights drawn at random ({request.init}, seed {request.seed})"
 
 
 def _proxy(
@@ -133,7 +129,8 @@ def _proxy(
                 continue
             model = build.random(small, request.seed, spec)
             note = _differences(arch.config, config)
-            return _problem(spec, small, model, _drawn(request), request, note), note
+            weights = drawn(request.init, request.seed)
+            return _problem(spec, small, model, weights, request, note), note
         except SpecError as error:
             why = why or error.message
     return None, f"no proxy: {why}"
