@@ -97,7 +97,10 @@ __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'blockframe' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    from blockframe.interrupts import held
+
+    with held():  # Ctrl-C would leave half of torch, which cannot be imported again, or be lost
+        value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +23,8 @@ from blockframe.contract.contract import Contract
 from blockframe.contract.descent import descent_claim, no_descent_claim
 from blockframe.digests import digests
 from blockframe.dynamics.iterate import Iterate
+from blockframe.dynamics.place import Place
 from blockframe.dynamics.probes import PROBES, Probe
-from blockframe.dynamics.record import Place
 from blockframe.dynamics.run import observe, run_options, thinned
 from blockframe.errors import CaptureError, InputError
 from blockframe.heap import give_back
@@ -104,7 +104,7 @@ def chain(target: object, *, registry: Registry | None = None, **options: Any) -
 def descend(
     target: object,
     *,
-    lr: float | str = "auto",
+    lr: float | str | Sequence[float] = "auto",
     steps: int = 20,
     probes: Iterable[str | Probe | type[Probe]] = (),
     device: str | None = "auto",
@@ -255,7 +255,7 @@ def certify(
     *,
     static_only: bool = False,
     steps: int = 20,
-    lr: float | str = "auto",
+    lr: float | str | Sequence[float] = "auto",
     loss: str | None = None,
     data: str | None = None,
     init: str = "default",
@@ -326,7 +326,10 @@ def certify(
         )
     except CaptureError as refusal:
         subject = _subject(problem, None, settings, recipe)
-        return _assembled(subject, contract.refused(refusal), None, recipe)
+        claims = contract.refused(refusal)
+        if not static_only:
+            claims.append(no_descent_claim(problem, refused=True))
+        return _assembled(subject, claims, None, recipe)
     progress.stage("deciding the contract")
     claims = contract.decide(analysis)
     run, subject = None, _subject(problem, analysis, settings, recipe)
@@ -357,7 +360,9 @@ def _place(out: str | Path | None, resume: bool, name: str) -> Place | None:
     checks.flag("resume", resume)
     if out is None:
         if resume:
-            raise InputError("there is nothing to resume", "Give --out, where the run is kept.")
+            raise InputError(
+                "there is nothing to resume", "Give out, the directory in which the run is kept."
+            )
         return None
     if not isinstance(out, str | Path):
         raise InputError(f"out is {out!r}", "Give the name of a directory, or None.")

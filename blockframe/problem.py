@@ -128,10 +128,11 @@ class Problem:
         if self.proxy is not None and not isinstance(self.proxy, Problem):
             raise InputError(f"proxy is {_describe(self.proxy)}", "Give a Problem, or None.")
         _check_initialized(self.module)
-        _check_memory(self.module)
         given = {f"input {i}": x for i, x in enumerate(self.inputs)} | self._data()
-        state = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        _check_dense(given | {f"parameter {name}": p for name, p in state.items()})
+        given |= {f"parameter {name}": p for name, p in self.module.named_parameters()}
+        given |= {f"buffer {name}": b for name, b in self.module.named_buffers()}
+        _check_dense(given)
+        _check_memory(self.module)
         if self.has_weights:
             _check_numbers(self._data())
 

@@ -109,6 +109,9 @@ def test_a_network_that_cannot_be_traced_is_unknown() -> None:
     assert finding.location.startswith("test_certifier.py:")
     assert finding.help
     assert cert.verdict is Outcome.INCONCLUSIVE
+    assert "no gradient descent: the network could not be traced" in cert.claim("descent").statement
+    static = blockframe.certify((Branching(), inputs, targets), static_only=True)
+    assert "descent" not in {c.clause for c in static.claims}
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,30 @@ def test_the_plugin_in_the_documents_works() -> None:
     cert = blockframe.certify("acme", loss="logcosh", probes=["gradient_max"], **options)
     assert cert.claim("descent").verdict == "HOLDS"
     assert len(cert.trajectory.series["gradient_max"]) == 2
+    assert cert.trajectory.summary["units"] == {"gradient_max": "L/θ"}
+    assert cert.subject.data == "sums of four; weights drawn at random (default, seed 0)"
     assert registry.renderer("line").render(cert, Page()) == "acme: CERTIFIED\n"
     cert = blockframe.certify("mlp", data="sums", **options)
     assert cert.subject.data.startswith("four normal numbers and their sum")
     for wrong in ({"settings": {"width": 3}}, {"data": "sums"}, {"loss": "ce"}):
         with pytest.raises(BlockframeError, match=r"acme has .*\. (Leave out|Take) --"):
             blockframe.certify("acme", **options, **wrong)
+
+
+def test_the_model_of_huggingface_in_the_index_works() -> None:
+    pytest.importorskip("transformers")
+    text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "Llama" in b]
+    names = {"torch": torch, "blockframe": blockframe}
+    exec(block.replace("certify(problem)", "certify(problem, steps=1)"), names)
+    assert names["cert"].trajectory.completed == 1
+
+
+def test_every_field_of_a_problem_is_documented() -> None:
+    text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    rows = "".join(re.findall(r"^\| `.*?\|", text, re.M))
+    fields = {a.name for a in attrs.fields(blockframe.Problem)}
+    assert fields <= set(re.findall(r"`(\w+)`", rows))
 
 
 def test_every_series_and_summary_of_a_run_is_documented() -> None:

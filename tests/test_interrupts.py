@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -57,6 +58,35 @@ def test_it_waits_too_where_another_thread_takes_the_signal() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done == [1]
+
+
+IMPORTING = """
+import os, signal, sys
+import blockframe
+
+class Now:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch.nn":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Now())
+try:
+    blockframe.certify
+except KeyboardInterrupt:
+    print("interrupted")
+print(blockframe.certify.__name__)
+"""
+
+
+def test_an_interrupt_waits_until_torch_is_imported() -> None:
+    """As in a notebook, whose user then tries again."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["interrupted", "certify"]
 
 
 def test_what_is_ignored_stays_ignored_and_a_failure_passes() -> None:

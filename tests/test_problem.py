@@ -25,6 +25,15 @@ def repeated() -> nn.Module:
     return module
 
 
+def sparse(*, buffer: bool = False) -> nn.Module:
+    module = nn.Linear(3, 2)
+    if buffer:
+        module.register_buffer("mask", torch.eye(2).to_sparse())
+    else:
+        module.weight = nn.Parameter(module.weight.data.to_sparse())
+    return module
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -53,6 +62,8 @@ def repeated() -> nn.Module:
         ({"output": 1.5}, "output must be a key"),
         ({"proxy": 3}, "proxy is int. Give a Problem"),
         ({"module": repeated()}, "entries of parameter weight share memory"),
+        ({"module": sparse()}, "^parameter weight is not dense but sparse_coo. Give tensor.to_d"),
+        ({"module": sparse(buffer=True)}, "^buffer mask is not dense but sparse_coo"),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], says: str) -> None:

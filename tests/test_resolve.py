@@ -314,12 +314,27 @@ def test_initialization_does_not_touch_the_users_module() -> None:
     assert not torch.equal(found.weight, before)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("init", "says"),
+    [
+        ("default", ""),
+        ("xavier:0.5", "weight matrices drawn at random (xavier:0.5, seed 3)"),
+        ("default:2", "weight matrices times 2"),
+    ],
+)
+def test_what_was_done_to_the_weights_is_said(init: str, says: str) -> None:
+    """The seed only where it counts."""
+    problem = as_problem((net(), INPUTS), Request(init=init, seed=3), CORE)
+    assert problem.data == says
+
+
 def test_samples() -> None:
     target = (net(), INPUTS, torch.zeros(4).long())
     problem = as_problem(target, Request(samples=3), CORE)
     assert problem.inputs[0].shape == (3, 2)
     assert problem.targets is not None
     assert problem.targets.shape == (3,)
+    assert problem.data == "3 of 4 samples"
     with pytest.raises(InputError, match="5 samples asked for, 4 there are"):
         as_problem(target, Request(samples=5), CORE)
 
@@ -339,6 +354,7 @@ def test_data_with_classes() -> None:
 
 def test_data_with_numbers() -> None:
     problem = as_problem((net(1), INPUTS), Request(data="reals", samples=2), CORE)
+    assert problem.data.endswith(", 2 of 6 samples")
     assert problem.loss == "mse"
     assert problem.targets is not None
     assert problem.targets.shape == (2, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from blockframe.cli.options import (
 )
 from blockframe.cli.output import complain, emit, page
 from blockframe.cli.progress import progress
-from blockframe.errors import CertificateError, Exit
+from blockframe.errors import CertificateError, Exit, InputError
 from blockframe.interrupts import held
 
 if TYPE_CHECKING:
@@ -78,16 +78,19 @@ def certify(spec: str, out: Path | None, resume: bool, format_: str, **options: 
 
     SPEC is a name that a plugin resolves (see `blockframe plugins list`), path/file.py:attr or
     package.module:attr, where attr is (module, inputs), (module, inputs, targets), a
-    blockframe.Problem, or a function that returns one.
+    blockframe.Problem, or a function that returns one; or a local directory with the config.json
+    of a HuggingFace model.
     """  # fmt: skip
     import blockframe
-    from blockframe.certificate.store import file_name, prepare
     from blockframe.dynamics.ending import was_interrupted
     from blockframe.naming import lookup
 
+    static_only = options["static_only"]
     if resume and out is None:
         raise click.UsageError("--resume goes on with the run in --out; give --out too.")
-    path = prepare(out) / file_name(spec) if out else None
+    if resume and static_only:
+        raise click.UsageError("--resume goes on with a run, and --static-only makes none.")
+    path = _destination(out, spec, resume=resume, static_only=static_only) if out else None
     plugins = registry()
     renderer = plugins.renderer(format_)
     for name in options["probes"]:
@@ -99,17 +102,48 @@ def certify(spec: str, out: Path | None, resume: bool, format_: str, **options: 
                 spec, out=out, resume=resume, registry=plugins, progress=working, **options
             )
         trajectory = certificate.trajectory
+        interrupted = trajectory is not None and was_interrupted(trajectory.ended)
+        # a certificate of nothing must not take the place of what is there
+        kept = interrupted and not _measured(certificate) and path is not None and path.exists()
         with held():
-            saved, failure = _save(certificate, path)
+            saved, failure = _save(certificate, None if kept else path)
             left = _tidied(trajectory, out, spec) if trajectory and out and not failure else False
         emit(renderer.render(certificate, page(saved)))
     if failure is not None:
         raise failure
+    if kept:
+        complain(f"nothing was measured yet: {path} is still the one from before.")
     if left:
         complain(CAN_GO_ON)
-    if trajectory is not None and was_interrupted(trajectory.ended):
-        return Exit.INTERRUPTED
-    return Exit[certificate.verdict.value]
+    return Exit.INTERRUPTED if interrupted else Exit[certificate.verdict.value]
+
+
+def _destination(out: Path, spec: str, *, resume: bool, static_only: bool) -> Path:
+    """The file for the certificate.
+
+    Raises:
+        InputError: it cannot be written, or a run that is there would be lost.
+    """
+    from blockframe.certificate.store import file_name, prepare, read
+    from blockframe.dynamics.place import Place
+
+    path = prepare(out) / file_name(spec)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory", "Remove it, or give another --out.")
+    Place.of(out, spec, resume=resume).check()
+    if static_only and path.exists():
+        with suppress(CertificateError):  # what is no certificate holds no run
+            if _measured(read(path)):
+                raise InputError(
+                    f"{path} holds a run, which --static-only would drop",
+                    "Give another --out, or remove that file.",
+                )
+    return path
+
+
+def _measured(certificate: Certificate) -> bool:
+    """Whether it has an iterate of a run."""
+    return certificate.trajectory is not None and bool(certificate.trajectory.series)
 
 
 @contextmanager
@@ -118,7 +152,7 @@ def _hinting(out: Path | None, spec: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        from blockframe.dynamics.record import Place
+        from blockframe.dynamics.place import Place
 
         if out is not None and Place.of(out, spec).checkpoint.exists():
             complain(CAN_GO_ON)
@@ -131,7 +165,7 @@ def _tidied(trajectory: Trajectory, out: Path, spec: str) -> bool:
     Returns whether the run can go on.
     """
     from blockframe.dynamics.ending import was_final
-    from blockframe.dynamics.record import Place
+    from blockframe.dynamics.place import Place
 
     place = Place.of(out, spec)
     if not was_final(trajectory.ended):

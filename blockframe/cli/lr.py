@@ -79,7 +79,6 @@ def lr(spec: str, format_: str, jobs: int | None, **options: Any) -> int:
     """
     import blockframe
     from blockframe.dynamics.ending import was_interrupted
-    from blockframe.report.rates import RatesReport
 
     given = {name: options.pop(name) for name in ("steps", "width")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -87,6 +86,8 @@ def lr(spec: str, format_: str, jobs: int | None, **options: Any) -> int:
         raise click.UsageError(f"--{next(iter(given))} is an option of --stable; give both.")
     options |= given
     plugins = registry()
+    from blockframe.report.rates import RatesReport
+
     # What a user's model prints must not end up in the document on stdout.
     with progress() as working, redirect_stdout(sys.stderr):
         rates = blockframe.learning_rates(

@@ -11,6 +11,7 @@ import click
 from blockframe import checks
 from blockframe.cli.output import complain
 from blockframe.errors import InputError
+from blockframe.interrupts import held
 
 if TYPE_CHECKING:
     from blockframe.plugins import Registry
@@ -147,9 +148,15 @@ def learning_rate(_context: click.Context, _option: click.Parameter, text: str) 
 
 
 def registry() -> Registry:
-    """All plugins, loaded; the broken ones are named on stderr."""
+    """All plugins, loaded; the broken ones are named on stderr. Of what a command needs the first.
+
+    It comes with torch, whole. An interrupt that cuts the import of torch short is lost in it, or
+    leaves a half that crashes when anything imports torch again.
+    """
     from blockframe.plugins import load_plugins
 
+    with held():
+        import blockframe.certifier  # noqa: F401
     loaded = load_plugins()
     for plugin in loaded.plugins:
         if plugin.error:

@@ -78,7 +78,7 @@ def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 CERTIFIED, 1 REFUTED, 2 usage or input error, 3 INCONCLUSIVE, "
-    "130 interrupted, 128 + N ended by signal N.",
+    "70 a bug in blockframe or in a plugin, 130 interrupted, 128 + N ended by signal N.",
 )  # fmt: skip
 @click.option(
     "--version",

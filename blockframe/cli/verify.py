@@ -38,9 +38,9 @@ def verify(certificate: Path, replay: bool, spec: str | None, format_: str) -> i
     found = read(certificate)
     report = check(found, certificate.parent)
     if replay:
+        plugins = registry()
         from blockframe.replay import replay as again
 
-        plugins = registry()
         # What a user's model prints must not end up in the document on stdout.
         with progress() as working, redirect_stdout(sys.stderr):
             report = again(found, report, spec=spec, registry=plugins, progress=working)

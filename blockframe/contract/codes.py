@@ -22,9 +22,12 @@ SETTING = (
 
 AT_START, BY_AUTO = "at step 0", "where --lr is auto"
 NOT_DESCENT = "where the norm recursion is violated"
-IN_HALF = "in bfloat16 and float16"
+IN_HALF, IN_DOUBLE = "in bfloat16 and float16", "in float64"
 AS_IN_A = "where clause A has a finding about the same operation"
 """Cases of `Code.special`."""
+
+
+_NUMBER = re.compile(r"\{(\w+)\}")
 
 
 @frozen
@@ -76,7 +79,13 @@ class Code:
     def remedies(self) -> tuple[str, ...]:
         """What helps in general, then in special cases: ``LIMIT`` where a number will stand."""
         cases = [f"{case}: {text}" for case, text in self.special.items()]
-        return tuple(re.sub(r"\{(\w+)\}", lambda m: m[1].upper(), t) for t in [self.help, *cases])
+        return tuple(_NUMBER.sub(lambda m: m[1].upper(), t) for t in [self.help, *cases])
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The words in `remedies` that stand for a number: ``LIMIT``."""
+        texts = " ".join([self.help, *self.special.values()])
+        return tuple(dict.fromkeys(name.upper() for name in _NUMBER.findall(texts)))
 
 
 _N = "nondegeneracy"
@@ -444,7 +453,9 @@ _RECORDS = (
         special={
             IN_HALF: "take --dtype float32 or float64: in half precision hardly any step can be "
             "told from rounding (docs/cli, Numbers)",
-            AT_START: "take --dtype float64, another --lr, or another start (--seed, --init)",
+            IN_DOUBLE: "take fewer steps: the loss hardly changes any more",
+            AT_START: "take another --lr, or start elsewhere: other weights, or --seed and --init "
+            "where they draw them",
         },
         docs="docs/theory section 6",
         example=Example("lr = 1e-15", 'lr = "auto"'),
@@ -473,8 +484,8 @@ _RECORDS = (
         "is seen of descent",
         "a start that is a minimum, a maximum or a saddle (weights that are all 0), units that "
         "are all off, a loss that does not depend on the parameters",
-        "start elsewhere (--seed, --init); if the gradient is 0 there too, see that the output "
-        "depends on the parameters",
+        "start elsewhere: other weights, or --seed and --init where they draw them; if the "
+        "gradient is 0 there too, see that the output depends on the parameters",
         docs="docs/theory section 6",
         example=Example(
             "net = nn.Linear(3, 2)\n"

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blockframe.certificate.model import Inequality, Trajectory
 from blockframe.contract.claim import Claim, Evidence, Finding, Verdict
-from blockframe.contract.codes import AT_START, BY_AUTO, CODES, IN_HALF, NOT_DESCENT
-from blockframe.dynamics.ending import COMPLETED, was_not_finite
+from blockframe.contract.codes import (
+    AT_START,
+    BY_AUTO,
+    CODES,
+    IN_DOUBLE,
+    IN_HALF,
+    NOT_DESCENT,
+)
+from blockframe.dynamics.ending import COMPLETED, was_no_function, was_not_finite
 from blockframe.dynamics.inequalities import (
     DESCENT,
     MONOTONE,
     NORMS,
     PER_STEP,
     PL,
+    ROUNDOFF,
     STABILITY,
+    rounded_by,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +62,8 @@ def descent_claim(trajectory: Trajectory, known: Iterable[Finding] = ()) -> Clai
     Args:
         known: what clause A found on the network that ran.
     """
+    if was_no_function(trajectory.ended):
+        return _claim(trajectory, Verdict.UNKNOWN, trajectory.ended)
     doubts = [f for f in known if f.code in OTHER_GRADIENT + NO_FUNCTION]
     violated = _first(i for i in _telling(trajectory, doubts) if i.holds is False)
     findings = [_violation(trajectory, violated)] if violated else []
@@ -62,6 +74,8 @@ def descent_claim(trajectory: Trajectory, known: Iterable[Finding] = ()) -> Clai
     if doubts:
         return _claim(trajectory, Verdict.UNKNOWN, _in_doubt(trajectory, doubts), doubts)
     if trajectory.ended != COMPLETED:
+        if not trajectory.series:
+            return _claim(trajectory, Verdict.UNKNOWN, trajectory.ended)
         why = f"{trajectory.ended}; no inequality was violated up to then"
         if any(i.holds is None for i in trajectory.inequalities):
             why += " by more than rounding"
@@ -82,9 +96,14 @@ def descent_claim(trajectory: Trajectory, known: Iterable[Finding] = ()) -> Clai
     return _claim(trajectory, Verdict.HOLDS, _holds(trajectory), _sharp(trajectory))
 
 
-def no_descent_claim(problem: Problem) -> Claim:
-    """Clause ``descent`` where gradient descent cannot run on ``problem``: UNKNOWN, and why."""
-    if problem.runnable is None:
+def no_descent_claim(problem: Problem, *, refused: bool = False) -> Claim:
+    """Clause ``descent`` where there is no gradient descent on ``problem``: UNKNOWN, and why.
+
+    ``refused``: the network could not be traced.
+    """
+    if refused:
+        why = "the network could not be traced, so there is nothing that the run would speak of"
+    elif problem.runnable is None:
         why = f"the problem has no weights ({problem.note or 'no proxy'}); give --full"
     else:
         why = "the problem has no targets; return (module, inputs, targets), or give --data random"
@@ -98,7 +117,7 @@ def _claim(
     margins = [i.margin for i in trajectory.inequalities if i.name == DESCENT]
     if margins:
         numbers["least_descent_margin"] = min(margins)
-    stability = [x for x in trajectory.series.get("sharpness.stability", []) if x is not None]
+    stability = [x for x in _stability(trajectory) if x is not None]
     if stability:
         numbers["max_stability"] = max(stability)
     return Claim(
@@ -139,12 +158,12 @@ def _holds(trajectory: Trajectory) -> str:
 
 
 def _steps(count: int) -> str:
-    return f"all {count} steps" if count > 1 else "its 1 step"
+    return f"all {count:,} steps" if count > 1 else "its 1 step"
 
 
 def _sharp(trajectory: Trajectory) -> list[Finding]:
     """A note where the usual condition, sharpness below 2/η, is not met and the run descends."""
-    stability = trajectory.series.get("sharpness.stability", [])
+    stability = _stability(trajectory)
     steps = [(k, x) for k, x in enumerate(stability) if x is not None and x >= 1]
     if not steps:
         return []
@@ -154,9 +173,9 @@ def _sharp(trajectory: Trajectory) -> list[Finding]:
     return [
         Finding(
             SHARP,
-            f"{SHARPNESS} = {value:.4g} ≥ 1, first at step {step}, in all at {len(steps)} of the "
-            f"{len(stability)} iterates, between {min(after):.4g} and {max(after):.4g} from there "
-            "on: there the descent rests on the directional smoothness",
+            f"{SHARPNESS} = {value:.4g} ≥ 1, first at step {step:,}, in all at {len(steps):,} of "
+            f"the {len(stability):,} iterates, between {min(after):.4g} and {max(after):.4g} from "
+            "there on: there the descent rests on the directional smoothness",
             witness={"step": step, SHARPNESS: value, "lr": trajectory.rate(step)},
             help=CODES[SHARP].advice(limit=f"{limit:.3g}"),
         )
@@ -189,10 +208,17 @@ def _violation(trajectory: Trajectory, i: Inequality) -> Finding:
     return Finding(VIOLATED, message, witness=witness, help=_lower(VIOLATED, trajectory, limit))
 
 
+def _stability(trajectory: Trajectory) -> Sequence[float | None]:
+    """ηλ/2 at the iterates; where the rate changes not at the last, whose rate took no step."""
+    stability = trajectory.series.get("sharpness.stability", [])
+    return stability[:-1] if "lr" in trajectory.series else stability
+
+
 def _above_one(trajectory: Trajectory, step: int) -> dict[str, float]:
     """Which of ηλ/2 (where the step begins, else where it ends) and ηΛ/2 exceeds 1."""
-    sharpness = trajectory.series.get("sharpness.stability", [])[step : step + 2]
-    above = [(SHARPNESS, x) for x in sharpness if x is not None and x > 1][:1]
+    rate, ends = trajectory.rate(step), trajectory.series.get("sharpness", [])[step : step + 2]
+    sharpness = [rate * x / 2 for x in ends if x is not None]
+    above = [(SHARPNESS, x) for x in sharpness if x > 1][:1]
     for i in trajectory.inequalities:
         if (i.name, i.step) == (STABILITY, step) and i.left > 1:
             above.append((CURVATURE, i.left))
@@ -209,7 +235,10 @@ def _not_finite(trajectory: Trajectory) -> Finding:
     finite = [x for x in losses if x is not None]
     step = len(losses) - 1
     lr = trajectory.rate(max(step - 1, 0))
-    message, advice = trajectory.ended, _lower(NOT_FINITE, trajectory, f"{lr:.3g}")
+    sharpest = trajectory.series.get("sharpness", [None])[0]  # at θ_0
+    bound = 2 / sharpest if sharpest is not None and sharpest > 0 else math.inf
+    limit = f"2/λ(θ_0) = {bound:.3g}" if bound < lr else f"{lr:.3g}"
+    message, advice = trajectory.ended, _lower(NOT_FINITE, trajectory, limit)
     if step == 0:
         advice = CODES[NOT_FINITE].advice(AT_START)
     elif finite:
@@ -227,16 +256,38 @@ def _at_rest(trajectory: Trajectory) -> Finding:
 
 
 def _undecided(trajectory: Trajectory, i: Inequality) -> Finding:
-    first = i.step == 0 and not _in_half(trajectory)
     return Finding(
         ROUNDING,
-        f"rounding decides at step {i.step}: {i.name} has sides {i.left:.6g} and {i.right:.6g}",
-        help=CODES[ROUNDING].advice(AT_START) if first else _beyond_rounding(trajectory),
+        f"rounding decides at step {i.step}: {i.name} has sides {i.left:.6g} and {i.right:.6g}"
+        + _allowance(trajectory, i),
+        help=_beyond_rounding(trajectory, i.step),
     )
 
 
-def _beyond_rounding(trajectory: Trajectory) -> str:
-    return CODES[ROUNDING].advice(IN_HALF if _in_half(trajectory) else "")
+def _allowance(trajectory: Trajectory, i: Inequality) -> str:
+    """What rounding is allowed of the two losses of a step, in words; "" where it is not that."""
+    known = trajectory.summary
+    roundoff, units = ROUNDOFF.get(known.get("dtype", "")), known.get("rounding_units")
+    names = ("loss", "block_norms", "gradient_norm", "output_pairing.size")
+    ends = [trajectory.series.get(name, [])[i.step : i.step + 2] for name in names]
+    numbers = [[x for x in end if x is not None] for end in ends]
+    whole = all(len(end) == 2 for end in numbers)
+    if i.name not in (MONOTONE, DESCENT) or roundoff is None or units is None or not whole:
+        return ""
+    noise = sum(
+        units * rounded_by(loss, norm, slope, outputs, roundoff)
+        for loss, norm, slope, outputs in zip(*numbers, strict=True)
+    )
+    return f", and rounding may have moved the two losses by {noise:.3g}"
+
+
+def _beyond_rounding(trajectory: Trajectory, step: int | None = None) -> str:
+    """``step``: the first that is undecided."""
+    if _in_half(trajectory):
+        return CODES[ROUNDING].advice(IN_HALF)
+    if trajectory.summary.get("dtype") != "float64":
+        return CODES[ROUNDING].advice()
+    return CODES[ROUNDING].advice(AT_START if step == 0 else IN_DOUBLE)
 
 
 def _in_half(trajectory: Trajectory) -> bool:

@@ -20,7 +20,7 @@ from blockframe.contract.codes import CODES
 from blockframe.contract.finding import doubts, finding, plural
 from blockframe.contract.homogeneous import Invariant, Proved, scale_invariant
 from blockframe.dynamics.ending import COMPLETED
-from blockframe.dynamics.inequalities import UNITS
+from blockframe.dynamics.inequalities import ROUNDOFF, UNITS
 
 if TYPE_CHECKING:
     from blockframe.analysis import Analysis
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from blockframe.certificate.model import Trajectory
 
 EVERYWHERE = "all parameters; the loss and the data given; evaluation mode"
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 CONTRADICTED = "D101"
 INVARIANT = "D102"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def plural(count: int, noun: str) -> str:
     """``1 block``, ``2 blocks``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def finding(

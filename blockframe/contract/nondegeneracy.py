@@ -117,7 +117,7 @@ class NondegeneracyClause:
             self.name,
             Verdict.HOLDS,
             f"rank {numbers['rank']:,} = Nc at a verified point ({argument.name}; "
-            f"{counted.count:,} rows{merged}) ⇒ almost every initialization",
+            f"{plural(counted.count, 'row')}{merged}) ⇒ almost every initialization",
             Evidence.DECLARED if by_word else Evidence.ENCLOSED,
             region=REGION,
             numbers={

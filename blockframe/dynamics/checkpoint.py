@@ -1,14 +1,12 @@
 """What a run of gradient descent goes on from after a break: θ_k and what goes with it.
 
-A safetensors file, replaced as a whole: the process may be killed, or the power fail, at any
-instant, and there is either the old one or the new one. docs/certificate has its form.
+A safetensors file, replaced as a whole. docs/certificate has its form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +19,9 @@ from torch import Tensor
 
 from blockframe.dynamics.journal import Mark
 from blockframe.errors import InputError
+from blockframe.writing import remedy, replacing
 
-FORMAT = "blockframe.checkpoint/1"
+FORMAT = "blockframe.checkpoint/2"
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
@@ -65,22 +64,17 @@ class Checkpoint:
         Raises:
             CheckpointError: no space, or the like; the file that was there is still there.
         """
-        part = path.with_name(f".{path.name}.tmp")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
         about = self._about()
         header = _header(tensors, {**about, "sha256": _digest(about, tensors)})
         try:
-            try:
-                with part.open("wb") as file:
-                    _dump(file, header, tensors)
-                part.replace(path)
-                _sync_directory(path.parent)
-            finally:
-                part.unlink(missing_ok=True)
+            # one process works on a run (the journal is locked): the name can be the same
+            with replacing(path, path.with_name(f".{path.name}.tmp")) as file:
+                _dump(file, header, tensors)
         except OSError as error:
             raise CheckpointError(
                 f"could not write {path}: {error.strerror or error}",
-                "Free some space and go on with --resume, or use another --out.",
+                f"{remedy(error)} and go on with --resume, or use another --out.",
             ) from error
 
     @classmethod
@@ -134,8 +128,6 @@ def _dump(file: BinaryIO, header: bytes, tensors: Mapping[str, Tensor]) -> None:
     file.write(header)
     for tensor in tensors.values():
         file.write(_bytes(tensor))
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -151,18 +143,6 @@ def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def _bytes(tensor: Tensor) -> memoryview:
     found: memoryview = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
     return found
-
-
-def _sync_directory(directory: Path) -> None:
-    """See that the new name survives a power failure, where a directory can be opened for that."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

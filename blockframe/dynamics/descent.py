@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from blockframe.dynamics.ending import COMPLETED, diverged, not_finite
+from blockframe.dynamics.ending import COMPLETED, NoRate, diverged, not_finite
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.losses import Loss
 from blockframe.dynamics.options import Options, Probes
-from blockframe.dynamics.probes import Probe
-from blockframe.dynamics.schedule import AUTO, Schedule
-from blockframe.errors import InputError
+from blockframe.dynamics.probes import Probe, Unavailable
+from blockframe.dynamics.schedule import AUTO, Schedule, reach
 from blockframe.problem import Problem
 
 FRACTION = 0.1
@@ -169,8 +168,13 @@ def start(
 
 
 def begin(it: Iterate, options: Options) -> Descent:
-    """The run from ``it`` on, its learning rate chosen."""
+    """The run from ``it`` on, its learning rate chosen.
+
+    Raises:
+        InputError: it comes to 0, or to more than a number holds; see `automatic_lr`.
+    """
     rate, rule = (options.lr, "as given") if options.lr is not None else automatic_lr(it)
+    reach(options.schedule, rate, options.steps)
     return Descent(
         it, lr=rate, lr_rule=rule, steps=options.steps, probes=options.probes,
         schedule=options.schedule,
@@ -185,17 +189,18 @@ def automatic_lr(it: Iterate) -> tuple[float, str]:
     bounds no step: `FRACTION` × the Polyak step (L − L_inf)/‖∇L‖². Where the gradient is 0: 1.
 
     Raises:
-        InputError: loss or curvature are not finite.
-        NoSecondDerivative: the network is differentiable once only.
+        NoRate: the curvature is not finite, or there is none: the network is differentiable once.
     """
     if not it.finite:
         return 1.0, "1, because loss or gradient are not finite at θ_0"
-    value = it.curvature.value
+    try:
+        value = it.curvature.value
+    except Unavailable as error:
+        raise NoRate(error.message, error.remedy) from error
     if not math.isfinite(value):
-        raise InputError(
-            f"no learning rate follows from a loss of {it.loss} "
-            f"with largest Hessian eigenvalue {value}",
-            it.objective.arithmetic.wider,
+        raise NoRate(
+            f"the loss is {it.loss:.6g} and its largest Hessian eigenvalue {value}",
+            f"Give a number with --lr. {it.objective.arithmetic.wider}",
         )
     excess = it.loss - it.objective.infimum
     slope = it.gradient_norm * it.gradient_norm

@@ -19,6 +19,14 @@ class NetworkError(InputError):
         self.reason = reason
 
 
+class NoFunction(NetworkError):
+    """Loss or gradient are not the same again at the same θ."""
+
+
+class NoRate(InputError):
+    """No learning rate follows from the curvature at θ_0."""
+
+
 def not_finite(what: str, step: int) -> str:
     return f"the {what} is {_NOT_FINITE} at step {step}"
 
@@ -40,6 +48,8 @@ def failed(error: BlockframeError, step: int) -> str:
     """``the forward raised ValueError: no, at my_model.py:17, at step 3``."""
     if isinstance(error, NetworkError):
         return f"{error.reason}, at step {step}"
+    if isinstance(error, NoRate):
+        return f"it had no learning rate: {error.message.rstrip('.')}. {error.remedy.rstrip('.')}"
     return f"stopped at step {step}: {error.message}"
 
 
@@ -54,7 +64,13 @@ def was_interrupted(ended: str) -> bool:
     return re.match(rf"{INTERRUPTED} (at step \d+ )?by ", ended) is not None
 
 
+def was_no_function(ended: str) -> bool:
+    """Whether loss or gradient turned out to be no function of θ."""
+    two = r"the network gives two (losses|gradients) at one θ,( of norm)? \S+ and \S+, at step \d+"
+    return re.fullmatch(two, ended) is not None
+
+
 def was_final(ended: str) -> bool:
     """Whether there is nothing to go on with."""
     went = re.fullmatch(r"diverged at step \d+: the loss reached \S+", ended) is not None
-    return ended == COMPLETED or went or was_not_finite(ended)
+    return ended == COMPLETED or went or was_not_finite(ended) or was_no_function(ended)

@@ -23,6 +23,8 @@ UNITS = 64
 IN_HALF = 8
 """The same in half precision, where PyTorch adds up in float32 and rounds what it stores only: of
 the losses of MLPs, CNNs, an LSTM and transformers none was off by more than 0.4 units."""
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoff u of the dtypes that a network is evaluated in."""
 STABILITY = "stability"
 MONOTONE = "monotone decrease"
 DESCENT = "descent lemma"
@@ -117,7 +119,7 @@ class StepCurvature:
         along = directional_smoothness(lr, a.loss, a.gradient_norm, b.loss)
         if along is None:
             return cls(sharpest, surely) if ends and lr * sharpest < 2 else None
-        noise = 2 / (lr * lr * a.slope) * _noise(lr, a, b)
+        noise = _over(2, lr * lr * a.slope) * _noise(lr, a, b)
         above = along + 2 * noise  # twice: the descent lemma then holds beyond the noise
         below = along - noise
         if not math.isfinite(above) or not math.isfinite(below):
@@ -153,7 +155,8 @@ def directional_smoothness(
 def of_step(lr: float, a: Point, b: Point) -> list[Inequality]:
     """What must hold of the step from ``a`` to ``b``, as far as both sides are finite numbers."""
     rows = []
-    still = lr * a.slope == 0
+    moved = lr * a.gradient_norm
+    still = moved == 0
     curvature = StepCurvature.between(lr, a, b)
     if curvature is not None:
         stable, surely = lr * curvature.value / 2, lr * curvature.least / 2
@@ -163,9 +166,9 @@ def of_step(lr: float, a: Point, b: Point) -> list[Inequality]:
         rows.append(_compare(DESCENT, a.step, b.loss, right, _noise(lr, a, b), equal=still))
     rows.append(_compare(MONOTONE, a.step, b.loss, a.loss, a.noise + b.noise, equal=still))
     # The update itself is made in float64, whatever the network is evaluated in.
-    expected = a.norm * a.norm - 2 * lr * a.pairing + lr * lr * a.slope
+    expected = a.norm * a.norm - 2 * lr * a.pairing + moved * moved
     scale = a.norm * a.norm + b.norm * b.norm
-    scale += 2 * lr * a.norm * a.gradient_norm + lr * lr * a.slope
+    scale += 2 * lr * a.norm * a.gradient_norm + moved * moved
     # The least normal number: squares below it have no digits left.
     allowance = UNITS * 2.0**-53 * scale + 2.0**-1022
     difference = abs(b.norm * b.norm - expected)
@@ -202,13 +205,17 @@ class Course:
     the first violated one of each name, the first undecided and the one with the least margin, and
     all of the first step on which one is violated.
 
+    Where the rate changes, what it is at the last iterate belongs to no step, and ηλ/2 there counts
+    nowhere.
+
     Attributes:
         counts: of the inequalities of each name, how many hold, are undecided, are violated.
     """
 
-    def __init__(self, infimum: float, whole: float = WHOLE) -> None:
+    def __init__(self, infimum: float, whole: float = WHOLE, *, constant: bool = True) -> None:
         self.infimum = infimum
         self.whole = whole
+        self.constant = constant
         self.iterates = 0
         self.counts: dict[str, list[int]] = {}
         self._rows: list[Inequality] | None = []
@@ -225,13 +232,15 @@ class Course:
 
         ``tangent``: the last three arguments of `of_tangent`.
         """
-        rows = []
+        rows = self.of_next(point)
         if self._last is not None:
-            rows += of_step(self._last[0], self._last[1], point)
             self._run.step(*self._last, point, self.infimum)
         if tangent is not None:
             rows += of_tangent(point, point.loss - self.infimum, *tangent)
-        self._edge.add(lr, point, self._last[1] if self._last else None)
+        if self.constant:
+            self._edge.add(lr, point)
+        elif self._last is not None:
+            self._edge.add(*self._last)
         self._run.first = self._run.first or point
         self._last = lr, point
         self.iterates += 1
@@ -243,6 +252,15 @@ class Course:
         self._violated = broken
         if self.iterates > self.whole:
             self._rows = None
+
+    def of_next(self, point: Point) -> list[Inequality]:
+        """Those of the step to the next iterate, ``point``."""
+        return of_step(*self._last, point) if self._last is not None else []
+
+    @property
+    def violated(self) -> bool:
+        """Whether an inequality at an iterate was."""
+        return self._violated
 
     def inequalities(self) -> tuple[Inequality, ...]:
         """Those of the steps, then those of the whole run."""
@@ -350,11 +368,13 @@ class _Edge:
         self.first: int | None = None
         self.iterates = self.above = self.rises = 0
         self.least, self.most = math.inf, -math.inf
+        self._loss = math.inf
 
-    def add(self, lr: float, point: Point, before: Point | None) -> None:
+    def add(self, lr: float, point: Point) -> None:
         value = None if point.sharpness is None else lr * point.sharpness / 2
-        if self.first is not None and before is not None:
-            self.rises += point.loss > before.loss
+        if self.first is not None:
+            self.rises += point.loss > self._loss
+        self._loss = point.loss
         if value is None:
             return
         if self.first is None and value >= 1:
@@ -369,6 +389,10 @@ class _Edge:
             "first": self.first, "iterates": self.iterates, "above": self.above,
             "least": self.least, "most": self.most, "rises": self.rises,
         }  # fmt: skip
+
+
+def _over(a: float, b: float) -> float:
+    return a / b if b else math.inf
 
 
 def smallest_b(pairings: Iterable[float]) -> float:

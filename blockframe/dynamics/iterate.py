@@ -56,6 +56,8 @@ class Iterate:
         curvature_expected: keep the gradient's graph at once, because Hessian products will follow.
         accuracy: relative error that is asked for of a Hessian eigenvalue; that of ``previous``, or
             `ACCURACY`, by default. While no learning rate is chosen it is 1e-6 at most.
+        rounding_units: of roundoff, that the noise of the loss is counted in; None: the least. By
+            default those of ``previous``.
         trails: where the searches for Hessian eigenvalues begin, by default where those at
             ``previous`` ended; after them, where those at the next iterate begin.
     """
@@ -82,6 +84,7 @@ class Iterate:
         self.curvature_expected = curvature_expected
         self.accuracy: float = accuracy or (previous.accuracy if previous else ACCURACY)
         self.trails: Trails = trails or (previous.trails if previous else Trails())
+        self.rounding_units: float | None = previous.rounding_units if previous else None
         self._outputs: Tensor | None = None
         self._value: float | None = None
         self._leaf: Tensor | None = None  # θ_k as the network gets it, at the root of the graph
@@ -369,7 +372,7 @@ class Iterate:
             pairing=self.pairing,
             roundoff=self.objective.arithmetic.unit_roundoff,
             outputs=self.output_size,
-            units=self.objective.rounding_units,
+            units=self.rounding_units,
             sharpness=(pair.value, pair.residual) if pair and math.isfinite(pair.value) else None,
         )
 
@@ -405,8 +408,7 @@ class Iterate:
     def observe(self, probe: str) -> dict[str, float | None]:
         """The entries of one probe; ``""`` is the entry that bears the probe's own name."""
         if probe not in self._observed:
-            failed = f"probe {probe!r} failed at step {self.step}"
-            with foreign(lambda what: PluginError(f"{failed}: {what}")):
+            with foreign(lambda what: PluginError(f"probe {probe!r} failed: {what}")):
                 value = self.probes[probe].observe(self)
             self._observed[probe] = _entries(probe, value)
         return self._observed[probe]
@@ -456,7 +458,14 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def _norm(vector: Tensor) -> float:
-    return math.sqrt(_dot(vector, vector))
+    norm = math.sqrt(_dot(vector, vector))
+    if 1e-140 < norm < 1e140 or not vector.numel():
+        return norm
+    most = float(vector.abs().max())  # the squares may be too small, or too large, for a double
+    if not 0 < most < math.inf:
+        return norm if most == 0 else most
+    scaled = vector / most
+    return most * math.sqrt(_dot(scaled, scaled))
 
 
 def _entries(probe: str, value: Observation) -> dict[str, float | None]:

@@ -12,12 +12,14 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast, overload
 
 from attrs import frozen
 
 from blockframe.errors import InputError
+from blockframe.writing import remedy
 
 FORMAT = "blockframe.steps/1"
 STEP = "step"
@@ -101,6 +103,11 @@ class Table:
         for name, column in self._columns.items():
             column.append(row.get(name))
         self._rows += 1
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, from the first on."""
+        columns = self._columns.items()
+        return ({name: column[k] for name, column in columns} for k in range(self._rows))
 
     def columns(self, names: Iterable[str]) -> dict[str, Column]:
         return {name: self._columns[name] for name in names}
@@ -224,6 +231,11 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _unwritten(self.path, error) from error
+
+    def remove(self) -> None:
+        """Remove the file, while no other process can have it; `close` comes next."""
+        with suppress(OSError):  # it is in nobody's way
+            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another process have it, without what a row that failed has left behind.
@@ -355,5 +367,5 @@ def _lock(descriptor: int) -> None:
 def _unwritten(path: Path, error: OSError) -> JournalError:
     return JournalError(
         f"could not write {path}: {error.strerror or error}",
-        "Free some space and go on with --resume, or use another --out.",
+        f"{remedy(error)} and go on with --resume, or use another --out.",
     )

@@ -47,7 +47,6 @@ class Objective:
         infimum: L_inf, a known lower bound of the loss.
         analysis: of this network with these inputs, where there is one already; see `traced`.
         budget: what a run may take, and the chunks of samples that fit; None for no limit.
-        rounding_units: of roundoff, that the noise of a loss is counted in; None: the least.
     """
 
     module: nn.Module
@@ -66,7 +65,6 @@ class Objective:
     infimum: float
     analysis: Analysis | None = None
     budget: Budget | None = None
-    rounding_units: float | None = None
 
     @classmethod
     def of(

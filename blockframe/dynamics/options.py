@@ -75,7 +75,7 @@ class Options:
         """
         first, schedule = parse(lr)
         steps = checks.whole("steps", steps, 0)
-        reach(schedule, first, steps)
+        reach(schedule, first or 1.0, steps)
         return cls(
             lr=first,
             schedule=schedule,

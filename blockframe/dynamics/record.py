@@ -6,21 +6,20 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import asdict, field, frozen
+from attrs import asdict
 
 from blockframe.certificate.model import Journal as JournalFile
-from blockframe.certificate.store import file_name
 from blockframe.dynamics.checkpoint import Checkpoint, CheckpointError
 from blockframe.dynamics.curvature import Eigenpair
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.journal import Journal, JournalError, Row, Table
+from blockframe.dynamics.place import Place
 from blockframe.dynamics.trail import Trails
 from blockframe.errors import InputError
 
@@ -36,58 +35,13 @@ _SPEED = 100e6  # bytes a second, and
 _LATENCY = 0.01  # seconds: what the first checkpoint is taken to need
 _STEPS = "steps"
 _TRAILS = "trails"
+_UNITS = "rounding_units"
 _PAIRS = ("curvature", "bottom")  # of an iterate, and what the searches for them go on with
 _CALLED = {"digests.data": "the SHA-256 of the data", "digests.start": "the SHA-256 of θ_0"}
 
 
 class CannotResume(InputError):
     """What is on disk is not what this run would go on from."""
-
-
-@frozen
-class Place:
-    """Where a run is kept on disk.
-
-    Attributes:
-        journal: the file of all rows (`blockframe.dynamics.journal`).
-        checkpoint: the file that the run goes on from; where it is, there is a run.
-        about: what has to be the same for the run to go on: plain JSON, ``steps`` excepted.
-        resume: go on with the run that is there, if there is one.
-    """
-
-    journal: Path
-    checkpoint: Path
-    about: Mapping[str, Any] = field(factory=dict)
-    resume: bool = False
-
-    @classmethod
-    def of(
-        cls, directory: Path, spec: str, about: Mapping[str, Any] | None = None, *,
-        resume: bool = False,
-    ) -> Place:  # fmt: skip
-        """Beside the certificate of ``spec`` in ``directory``."""
-        stem = file_name(spec).removesuffix(".cert.json")
-        return cls(
-            directory / f"{stem}.steps.jsonl", directory / f"{stem}.checkpoint.safetensors",
-            about or {}, resume,
-        )  # fmt: skip
-
-    def check(self) -> None:
-        """
-        Raises:
-            InputError: there is a run, which would be lost.
-        """
-        if os.path.lexists(self.checkpoint) and not self.resume:
-            raise InputError(
-                f"{self.checkpoint.parent} holds a run that can go on ({self.checkpoint.name})",
-                "Give --resume to go on with it, another --out, or remove that file.",
-            )
-
-    def remove(self) -> None:
-        """Remove both files, once they are no longer needed."""
-        with suppress(OSError):  # they are in nobody's way
-            self.checkpoint.unlink(missing_ok=True)
-            self.journal.unlink(missing_ok=True)
 
 
 class Cadence:
@@ -201,7 +155,9 @@ class Record:
             return error.message
         return ""
 
-    def file(self, counts: Mapping[str, Any]) -> JournalFile | None:
+    def file(
+        self, counts: Mapping[str, Any], series: Mapping[str, Sequence[float | None]]
+    ) -> JournalFile | None:
         """The journal as a certificate names it, of a run with ``counts`` of inequalities."""
         if not isinstance(self.rows, Journal):
             return None
@@ -209,16 +165,19 @@ class Record:
         mark = self.rows.mark
         stride = math.ceil(mark.rows / THINNED)
         return JournalFile(
-            self.rows.path.name, mark.end, mark.sha256, mark.rows, stride, dict(counts)
-        )
+            self.rows.path.name, mark.end, mark.sha256, mark.rows, stride, dict(counts),
+            _ranges(series),
+        )  # fmt: skip
 
     def close(self) -> None:
-        """What is on disk is whole; the rows can no longer be read.
+        """What is on disk is whole, and good for something; the rows can no longer be read.
 
         Raises:
             JournalError: the file cannot be cut to its whole lines.
         """
         if isinstance(self.rows, Journal):
+            if not len(self.rows) and self.saved is None:
+                self.rows.remove()
             self.rows.close()
 
     def earlier(self) -> Iterator[Row]:
@@ -305,6 +264,16 @@ def _agree(then: Mapping[str, Any], now: Mapping[str, Any], step: int, run: Desc
             )  # fmt: skip
 
 
+def _ranges(series: Mapping[str, Sequence[float | None]]) -> dict[str, list[float]]:
+    """The first, the least and the greatest number of each series that has one."""
+    found = {}
+    for name, values in series.items():
+        numbers = [x for x in values if x is not None]
+        if numbers:
+            found[name] = [numbers[0], min(numbers), max(numbers)]
+    return found
+
+
 def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in tree.items():
@@ -314,7 +283,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _checkpoint(it: Iterate, rows: Journal) -> Checkpoint:
     tensors = {"theta": it.theta, **{f"{_TRAILS}.{n}": x for n, x in it.trails.tensors().items()}}
-    numbers: dict[str, Any] = {_TRAILS: it.trails.numbers()}
+    numbers: dict[str, Any] = {_TRAILS: it.trails.numbers(), _UNITS: it.rounding_units}
     for name in _PAIRS:
         if (pair := it.__dict__.get(name)) is not None:
             numbers[name] = asdict(pair, filter=lambda attribute, _: attribute.name != "vector")
@@ -330,6 +299,7 @@ def _restore(it: Iterate, row: Row, saved: Checkpoint) -> None:
         {n.removeprefix(mine): x for n, x in tensors.items() if n.startswith(mine)},
         saved.numbers[_TRAILS],
     )
+    it.rounding_units = saved.numbers[_UNITS]
     for name in _PAIRS:
         if name in saved.numbers:
             it.__dict__[name] = Eigenpair(**saved.numbers[name], vector=tensors[f"{name}.vector"])

@@ -8,36 +8,45 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from blockframe.dynamics.ending import NetworkError
+from blockframe.dynamics.ending import NetworkError, NoFunction
 from blockframe.dynamics.inequalities import least_units, rounded_by
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.objective import Objective
 
 REPEATED = 2**10
-"""Units of roundoff by which a loss may differ when it is computed again at the same θ."""
+"""Units of roundoff by which loss and gradient may differ when they are computed again at a θ."""
 POINTS = 3
-"""At and near θ_0, at which the loss is computed in two arithmetics."""
+"""At and near an iterate, at which the loss is computed in two arithmetics."""
 LOST = 2.0**-5
 """Relative difference between the two beyond which the narrower one tells nothing."""
 TIMES = 8
 """How many times the largest difference among them rounding is taken to do."""
 
 
-def check_repeatable(first: Iterate) -> None:
-    """
+def check_repeatable(it: Iterate, loss: float | None = None, slope: float | None = None) -> None:
+    """Loss and gradient at the same θ are the same again: not so where the forward counts its
+    calls, say, in itself or elsewhere.
+
+    Args:
+        it: an iterate at which they are to be computed again.
+        loss, slope: L and ‖∇L‖ as they were; None: what ``it`` says, of the loss alone.
+
     Raises:
-        NetworkError: the loss at θ_0 is another one the second time, beyond rounding: a forward
-            that counts its calls, say, is no function of θ.
+        NoFunction: they are others, beyond rounding.
     """
-    again = Iterate(first.objective, first.theta)
-    losses = again.loss, first.loss
-    unit = first.objective.arithmetic.unit_roundoff
-    if abs(losses[0] - losses[1]) > REPEATED * unit * max(map(abs, losses)):
-        reason = f"the network gives two losses at one θ, {losses[0]:.6g} and {losses[1]:.6g}"
-        raise NetworkError(reason, "Take state out of its forward.", reason=reason)
+    again = Iterate(it.objective, it.theta)
+    pairs = {"losses": (it.loss if loss is None else loss, again.loss)}
+    if slope is not None:
+        pairs["gradients"] = slope, again.gradient_norm
+    unit = it.objective.arithmetic.unit_roundoff
+    for what, (was, now) in pairs.items():
+        if abs(was - now) > REPEATED * unit * max(abs(was), abs(now)):
+            of = "" if what == "losses" else " of norm"
+            reason = f"the network gives two {what} at one θ,{of} {was:.6g} and {now:.6g}"
+            raise NoFunction(reason, "Take state out of its forward.", reason=reason)
 
 
-def rounding_units(first: Iterate) -> float:
+def rounding_units(it: Iterate) -> float:
     """In how many units of roundoff `Point.noise` is to be counted; `least_units` at least.
 
     A network that cancels inside, as (f + 10⁶) − 10⁶ does, loses more digits than loss, gradient
@@ -48,15 +57,15 @@ def rounding_units(first: Iterate) -> float:
     loss altogether (`LOST`), how many digits of float64 are lost is not known either, and it is all
     of them.
     """
-    own, objective = first.objective.arithmetic, first.objective
+    own, objective = it.objective.arithmetic, it.objective
     units: float = least_units(own.unit_roundoff)
-    if not first.finite:
+    if not it.finite:
         return units
     narrow = torch.float32 if own.dtype == torch.float64 else own.dtype
     unit = torch.finfo(narrow).eps / 2
-    one = rounded_by(first.loss, first.theta_norm, first.gradient_norm, first.output_size, unit)
+    one = rounded_by(it.loss, it.theta_norm, it.gradient_norm, it.output_size, unit)
     try:
-        for theta in _points(objective):
+        for theta in _points(objective, it.theta):
             low = _loss(objective, theta.to(narrow), narrow)
             high = _loss(objective, theta.to(narrow), narrow, _WIDER[narrow])
             if not (one > 0 and math.isfinite(high - low)):
@@ -74,14 +83,18 @@ _WIDER = {
 }  # fmt: skip
 
 
-def _points(objective: Objective) -> Iterator[Tensor]:
-    """θ_0, and others where every operation rounds anew."""
-    theta = objective.start
+def _points(objective: Objective, theta: Tensor) -> Iterator[Tensor]:
+    """``theta``, and others where every operation rounds anew, and no parameter is 0: behind a
+    head of zeros nothing shows."""
     yield theta
     generator = torch.Generator().manual_seed(objective.seed)
     for _ in range(POINTS - 1):
-        noise = torch.randn(theta.shape, generator=generator, dtype=torch.float32)
-        yield theta * (1 + 1e-3 * noise.to(theta))
+        pieces = []
+        for piece in torch.split(theta, objective.sizes):
+            noise = torch.randn(piece.shape, generator=generator, dtype=torch.float32)
+            size = float(piece.square().mean().sqrt()) if piece.numel() else 0.0
+            pieces.append(piece + 1e-3 * (size or 1.0) * noise.to(piece))
+        yield torch.cat(pieces)
 
 
 def _loss(objective: Objective, theta: Tensor, *dtypes: torch.dtype) -> float:

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve
 
 from blockframe.certificate.model import Trajectory
+from blockframe.dynamics.conclusions import Conclusions
 from blockframe.dynamics.descent import Descent, begin, start
-from blockframe.dynamics.ending import COMPLETED, NetworkError, failed, interrupted
+from blockframe.dynamics.ending import (
+    COMPLETED,
+    NetworkError,
+    NoFunction,
+    NoRate,
+    failed,
+    interrupted,
+)
 from blockframe.dynamics.ending import out_of_memory as no_memory
-from blockframe.dynamics.inequalities import WHOLE, Course, Point
+from blockframe.dynamics.inequalities import WHOLE
 from blockframe.dynamics.minimizer import find
 from blockframe.dynamics.options import Options, Probes
+from blockframe.dynamics.place import Place
 from blockframe.dynamics.probes import ON_REQUEST, PROBES, Probe, Unavailable
-from blockframe.dynamics.record import CannotResume, Place, Record
+from blockframe.dynamics.record import CannotResume, Record
 from blockframe.dynamics.rounding import check_repeatable, rounding_units
 from blockframe.dynamics.schedule import AUTO
 from blockframe.errors import BlockframeError, PluginError
@@ -105,7 +114,7 @@ def observe(
         progress.stage("gradient descent")
     try:
         run = _begun(problem, options, blocks)
-    except (KeyboardInterrupt, NetworkError, MemoryError, RuntimeError) as error:
+    except (KeyboardInterrupt, NetworkError, NoRate, MemoryError, RuntimeError) as error:
         if place is not None and place.checkpoint.exists():
             raise  # a certificate of nothing must not take the place of what is there
         return Trajectory(
@@ -126,7 +135,7 @@ def _begun(
 ) -> Descent:
     first = start(problem, options, blocks)
     check_repeatable(first)  # here, so that what does not fit is refused
-    first.objective = evolve(first.objective, rounding_units=rounding_units(first))
+    first.rounding_units = rounding_units(first)
     return begin(first, options)
 
 
@@ -134,7 +143,7 @@ def _observed(
     run: Descent, record: Record, problem: Problem, scale: str, progress: Progress | None
 ) -> Trajectory:
     objective = run.start.objective
-    course = Course(objective.infimum, WHOLE if record.on_disk else math.inf)
+    conclusions = Conclusions(run, record, WHOLE if record.on_disk else math.inf)
     unavailable: dict[str, str] = {}
     stopped, minimizer = "", None
     try:
@@ -147,27 +156,33 @@ def _observed(
                 unavailable = _drop_unavailable(run)
             row = it.observe_all() if run.schedule.constant else {"lr": it.lr, **it.observe_all()}
             if it.step == 0 and record.saved is not None:
-                run.go_on_from(_caught_up(run, record, row, course))
+                run.go_on_from(_caught_up(run, record, row, conclusions))
                 continue
+            conclusions.weigh(it, row)
             with held():
                 record.add(it, row)
-                _follow(run, course, row)
+                conclusions.add(row)
                 record.save()
             if progress:
                 progress.step(it.step, run.steps, f"loss {it.loss:.4g}")
-        minimizer = find(objective) if run.ended == COMPLETED else None
+        if run.ended == COMPLETED:
+            conclusions.weigh_whole(it)
+            _check_function(run, record, it)
+            minimizer = find(objective)
     except CannotResume:
         raise
     except (KeyboardInterrupt, BlockframeError, MemoryError, RuntimeError) as error:
-        if record.saved is not None and course.iterates < len(record.rows):
+        if record.saved is not None and conclusions.course.iterates < len(record.rows):
             raise  # nothing was added to what is there
-        stopped = _broken_off(error, len(record.rows))
+        known = isinstance(error, NoFunction)  # of the last iterate
+        stopped = _broken_off(error, len(record.rows) - known)
     with held():
         failure = record.save_last()
     series: dict[str, Any] = {**record.rows.columns(record.rows.names)}
     summaries = _summaries(run.probes, series, unavailable)
     if failure:
         unavailable["checkpoint"] = failure
+    course, begun = conclusions.course, len(record.rows) > 0
     long = record.on_disk and course.iterates > WHOLE
     return Trajectory(
         lr=run.lr,
@@ -180,50 +195,43 @@ def _observed(
         series=series if long else {name: list(column) for name, column in series.items()},
         inequalities=course.inequalities(),
         summary={
-            **_numbers(run),
+            **_numbers(run, conclusions.units),
+            **_units(run.probes),
             **course.numbers(),
             **summaries,
             **({"minimizer": asdict(minimizer)} if minimizer else {}),
             **({"unavailable": unavailable} if unavailable else {}),
-        },
-        journal=record.file(course.counts) if long else None,
+        }
+        if begun
+        else {},
+        journal=record.file(course.counts, series) if long else None,
     )
 
 
-def _caught_up(run: Descent, record: Record, start: Row, course: Course) -> Iterate:
-    """The iterate that an earlier run had come to, and its rows taken up in ``course``.
+def _check_function(run: Descent, record: Record, last: Iterate) -> None:
+    """At the end loss and gradient at θ_0, and the loss at θ_K, are what they were.
+
+    Raises:
+        NetworkError: they are others.
+    """
+    first = next(iter(record.rows.rows()))
+    check_repeatable(run.start, first["loss"], first["gradient_norm"])
+    check_repeatable(last)
+
+
+def _caught_up(run: Descent, record: Record, start: Row, conclusions: Conclusions) -> Iterate:
+    """The iterate that an earlier run had come to, and its rows taken up in ``conclusions``.
 
     Raises:
         CannotResume: it began with another row than ``start``, or the iterate is another one.
     """
     row = start
-    for row in record.earlier():
-        if course.iterates == 0:
+    for k, row in enumerate(record.earlier()):
+        if k == 0:
             record.compare(0, start, row)
-        _follow(run, course, row)
-    return record.goal(run, row)
-
-
-def _follow(run: Descent, course: Course, row: Row) -> None:
-    """Take up the next row in ``course``."""
-
-    def number(name: str, missing: float = math.nan) -> float:
-        value = row.get(name)
-        return missing if value is None else value
-
-    sharp = row.get("sharpness") is not None
-    point = Point.of(
-        course.iterates,
-        loss=number("loss"),
-        gradient_norm=number("gradient_norm"),
-        norm=number("block_norms", math.inf),
-        pairing=number("dissipativity"),
-        roundoff=run.start.objective.arithmetic.unit_roundoff,
-        units=run.start.objective.rounding_units,
-        outputs=number("output_pairing.size", math.inf),
-        sharpness=(number("sharpness"), number("sharpness.residual", math.inf)) if sharp else None,
-    )
-    course.add(run.rate(course.iterates), point, _tangent(row))
+    it = record.goal(run, row)
+    conclusions.count(it.rounding_units)
+    return it
 
 
 def thinned(run: Trajectory) -> Trajectory:
@@ -260,24 +268,23 @@ def _drop_unavailable(run: Descent) -> dict[str, str]:
     return reasons
 
 
-def _tangent(row: Row) -> tuple[float, float, float] | None:
-    """λ_min(K), its error and the bound of the PL ratio, where they were observed."""
-    least, error, bound = (row.get(f"tangent{key}") for key in ("", ".error", ".pl_bound"))
-    if least is None or error is None or bound is None:
-        return None
-    return least, error, bound
-
-
-def _numbers(run: Descent) -> dict[str, Any]:
-    """Where and on what it ran."""
+def _numbers(run: Descent, units: float | None) -> dict[str, Any]:
+    """Where and on what it ran, in numbers of which arithmetic."""
     objective = run.start.objective
     return {
         "device": objective.arithmetic.device_name,
         "dtype": objective.arithmetic.dtype_name,
         "parameters": objective.start.numel(),
         "loss_infimum": objective.infimum,
-        "rounding_units": objective.rounding_units,
+        "rounding_units": units,
     }
+
+
+def _units(probes: Mapping[str, Probe]) -> dict[str, dict[str, str]]:
+    """Units of what a plugin's probes observe; docs/certificate has those of the core's."""
+    core = {p.name for p in (*PROBES, *ON_REQUEST)}
+    units = {n: str(p.unit) for n, p in probes.items() if n not in core and p.unit != Probe.unit}
+    return {"units": units} if units else {}
 
 
 def _summaries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -69,16 +70,18 @@ class Schedule:
         return first
 
 
-def reach(schedule: Schedule, first: float | None, steps: int) -> None:
+def reach(schedule: Schedule, first: float, steps: int) -> None:
     """
     Raises:
-        InputError: a rate on the way is 0 or not finite.
+        InputError: a rate on the way is not a normal number: it is 0, or not finite, or 2/η is.
     """
-    last = schedule.rate(first or 1.0, steps, steps)  # each rule is monotone, a list is checked
-    if not (math.isfinite(last) and last > 0):
+    last = schedule.rate(first, steps, steps)  # each rule is monotone, a list is checked
+    if not (sys.float_info.min <= last < math.inf):
         raise InputError(
-            f"the learning rate {schedule.text} comes to {last:g} in {steps} steps",
-            "Give a factor nearer to 1, or fewer steps.",
+            f"the learning rate {schedule.text or first} comes to {last:g} in {steps} steps",
+            "Give a factor nearer to 1, or fewer steps."
+            if schedule.text
+            else f"Give one of {sys.float_info.min:.3g} at least.",
         )
 
 

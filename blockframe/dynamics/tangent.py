@@ -84,7 +84,8 @@ class Spectrum:
     def effective_rank(self) -> float:
         """(Σλ)²/Σλ²: n for equal eigenvalues, 1 if one dominates; NaN for the zero matrix."""
         squares = float(self.values @ self.values)
-        return float(self.values.sum()) ** 2 / squares if squares else float("nan")
+        total = float(self.values.sum())
+        return total * total / squares if squares else float("nan")
 
 
 def tangent_gram(objective: Objective, theta: Tensor, *, budget: int = BUDGET) -> Tensor:

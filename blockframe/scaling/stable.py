@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from blockframe.dynamics.descent import Descent, start
 from blockframe.dynamics.ending import COMPLETED, INTERRUPTED
@@ -143,8 +143,8 @@ def look(problem: Problem, options: Options, seed: int, search: Search | None) -
         degenerate, rank, undecided = _degenerate(it)
         stable = None
         if search is not None and it.finite:
-            it.objective = evolve(it.objective, rounding_units=rounding_units(it))
-            stable = brackets(it.objective, measured.rate or _guess(it), search)
+            rate = measured.rate or _guess(it)
+            stable = brackets(it.objective, rate, search, rounding_units(it))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -157,13 +157,16 @@ def look(problem: Problem, options: Options, seed: int, search: Search | None) -
     return Start(seed, measured, degenerate, rank, undecided, stable, digest)
 
 
-def brackets(objective: Objective, first: float, search: Search) -> Stable:
-    """Both brackets at θ_0; ``first``: a rate to begin with."""
+def brackets(
+    objective: Objective, first: float, search: Search, units: float | None = None
+) -> Stable:
+    """Both brackets at θ_0; ``first``: a rate to begin with; ``units``: of roundoff, in which the
+    noise of a loss is counted."""
     runs: dict[float, Run] = {}
 
     def run(rate: float) -> Run:
         if rate not in runs:
-            runs[rate] = attempt(objective, rate, search.steps)
+            runs[rate] = attempt(objective, rate, search.steps, units)
         return runs[rate]
 
     trains = bracket(lambda rate: run(rate).trains, first, search.width)
@@ -208,9 +211,10 @@ def bracket(against: Callable[[float], str], first: float, width: float) -> Brac
     return Bracket(below, above, why)
 
 
-def attempt(objective: Objective, rate: float, steps: int) -> Run:
+def attempt(objective: Objective, rate: float, steps: int, units: float | None = None) -> Run:
     """``steps`` steps of gradient descent at ``rate`` from θ_0."""
     begin = Iterate(objective, objective.start)
+    begin.rounding_units = units
     run = Descent(begin, lr=rate, lr_rule="as given", steps=steps, probes={})
     first: Point | None = None
     before: Point | None = None
@@ -240,7 +244,7 @@ def _point(it: Iterate) -> Point:
         pairing=0.0,
         roundoff=it.objective.arithmetic.unit_roundoff,
         outputs=it.output_size,
-        units=it.objective.rounding_units,
+        units=it.rounding_units,
     )
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import blockframe
 from blockframe.certificate import store
-from blockframe.certificate.model import Certificate
+from blockframe.certificate.model import Certificate, Trajectory
 from blockframe.cli.program import CRASHED, program
 from blockframe.errors import CertificateError, InputError
 
@@ -83,12 +83,76 @@ def test_a_second_interrupt_leaves_the_hint(run: Run, fake: Fake, tmp_path: Path
     assert result.exit_code == 130
     assert "the run can go on" not in result.stderr  # there is none
     (tmp_path / "toy.checkpoint.safetensors").touch()
-    result = run("toy", "--out", str(tmp_path))
+    result = run("toy", "--out", str(tmp_path), "--resume")
     assert result.exit_code == 130
     assert list(filter(None, result.stderr.splitlines()))[-2:] == [
         "blockframe: the run can go on: the same command with --resume.",
         "blockframe: interrupted.",
     ]
+
+
+def of_nothing(certificate: Certificate) -> Certificate:
+    """Of a run that was interrupted before it had measured anything."""
+    run = Trajectory(
+        lr=0.1, steps=9, scale="full", loss="mse", data="toy", lr_rule="as given",
+        ended="interrupted at step 0 by the user",
+    )  # fmt: skip
+    return evolve(certificate, trajectory=run)
+
+
+def test_nothing_does_not_replace_a_certificate(
+    run: Run, fake: Fake, certified: Certificate, inconclusive: Certificate, tmp_path: Path
+) -> None:
+    fake.answer = of_nothing(inconclusive)
+    path = tmp_path / "toy.cert.json"
+    assert run("toy", "--out", str(tmp_path)).exit_code == 130
+    assert store.read(path) == fake.answer  # there was none before
+    store.write(certified, path)
+    result = run("toy", "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert store.read(path) == certified
+    line = f"blockframe: nothing was measured yet: {path} is still the one from before."
+    assert result.stderr.splitlines()[-1] == line
+
+
+def test_static_only_does_not_replace_a_run(
+    run: Run, fake: Fake, refuted: Certificate, inconclusive: Certificate, tmp_path: Path
+) -> None:
+    path = tmp_path / "toy.cert.json"
+    assert refuted.trajectory is not None
+    store.write(refuted, path)
+    result = run("toy", "--static-only", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"blockframe: {path} holds a run, which --static-only would drop. Give another --out, or "
+        "remove that file.\n"
+    )
+    assert fake.arguments == {}
+    assert store.read(path) == refuted
+    fake.answer = evolve(inconclusive, trajectory=None)
+    for replaceable in (fake.answer, of_nothing(inconclusive)):
+        store.write(replaceable, path)
+        assert run("toy", "--static-only", "--out", str(tmp_path)).exit_code == 3
+        assert store.read(path) == fake.answer
+
+
+@pytest.mark.parametrize("option", ["--static-only", "--full"])
+def test_a_run_that_can_go_on_is_not_replaced(
+    option: str, run: Run, fake: Fake, tmp_path: Path
+) -> None:
+    (tmp_path / "toy.checkpoint.safetensors").touch()
+    result = run("toy", option, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert "holds a run that can go on (toy.checkpoint.safetensors)" in result.stderr
+    assert fake.arguments == {}
+
+
+def test_a_directory_in_the_place_of_the_certificate(run: Run, fake: Fake, tmp_path: Path) -> None:
+    (tmp_path / "toy.cert.json").mkdir()
+    result = run("toy", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr.endswith("cert.json is a directory. Remove it, or give another --out.\n")
+    assert fake.arguments == {}
 
 
 def test_json_is_all_that_is_on_stdout(run: Run, fake: Fake) -> None:
@@ -152,6 +216,7 @@ def test_options(run: Run, fake: Fake) -> None:
         (["toy", "--set", "=3"], "'=3' is not of the form KEY=VALUE"),
         (["toy", "--set", "a=1", "--set", "a=2"], "'a' is given twice"),
         (["toy", "--nosuch"], "No such option"),
+        (["toy", "--out", ".", "--resume", "--static-only"], "and --static-only makes none."),
         (["toy", "more"], "unexpected extra argument"),
         (["toy", "--format", "jsn"], "there is no format 'jsn'. Did you mean json?"),
         (["toy", "--probe", "los"], "there is no probe 'los'. Did you mean loss?"),

@@ -96,6 +96,55 @@ def test_a_signal_keeps_what_was_measured(number: signal.Signals, twice: str, mo
     assert {c.clause for c in certificate.claims} > {"analyticity", "descent"}
 
 
+IMPORTING = """
+import os
+import sys
+
+
+class Signal:
+    # What its handler raises at once is lost, as it may be in torch.
+    def __del__(self):
+        os.kill(os.getpid(), int(number))
+
+
+class Now:
+    # Sends a signal when a module is about to be imported.
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(number)) if name == "click" else Signal()
+
+
+_, module, number, *sys.argv[1:] = sys.argv
+sys.meta_path.insert(0, Now())
+from blockframe.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "number"),
+    [
+        ("certify m.py:plain", "click", signal.SIGINT),
+        ("certify m.py:plain", "torch.nn", signal.SIGINT),
+        ("certify m.py:plain --out o", "torch.fx", signal.SIGTERM),
+        ("chain m.py:plain", "torch.nn", signal.SIGHUP),
+        ("lr m.py:plain", "torch.nn", signal.SIGINT),
+    ],
+)
+def test_a_signal_while_modules_are_imported(
+    command: str, module: str, number: signal.Signals, models: Path
+) -> None:
+    """Half of torch would crash what imports it next."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, module, str(int(number)), *command.split()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stderr.strip() == "blockframe: interrupted."
+    assert done.returncode == 128 + number
+    assert done.stdout == ""
+
+
 def test_an_interrupt_while_the_interpreter_ends(models: Path) -> None:
     done = subprocess.run(
         [*CERTIFY, "m.py:late", "--static-only"],

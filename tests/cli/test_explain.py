@@ -42,6 +42,12 @@ def test_one_code(spelled: str) -> None:
     assert (result.exit_code, result.stdout) == (0, A101)
 
 
+def test_a_word_that_stands_for_a_number_is_explained() -> None:
+    told = "LIMIT: a number that the finding gives"
+    assert told in explain("D401").stdout
+    assert told not in explain("D403").stdout
+
+
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_says_everything(code: str) -> None:
     record = CODES[code]

@@ -39,6 +39,11 @@ def test_help_and_import_without_torch() -> None:
         assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_report_is_written_without_torch() -> None:
+    code = "import sys, blockframe.report.terminal; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_help_names_commands_and_exit_codes() -> None:
     text = CliRunner().invoke(program, ["--help"]).stdout
     for word in (
@@ -49,6 +54,7 @@ def test_help_names_commands_and_exit_codes() -> None:
         "CERTIFIED",
         "REFUTED",
         "INCONCLUSIVE",
+        "70",
         "130",
     ):
         assert word in text

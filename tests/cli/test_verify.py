@@ -222,8 +222,9 @@ def test_a_replay_sees_other_data_and_seeds(run: Run, certificate: Path) -> None
     assert done.exit_code == 1
     document = json.loads(done.stdout)
     places = [c["where"] for c in document["rejected"]]
-    assert places == ["subject.digests.data", "subject.digests.start"]
-    for reason in document["rejected"]:
+    assert places == ["subject.data", "subject.digests.data", "subject.digests.start"]
+    assert document["rejected"][0]["follows"].endswith("torch seeded with 1")
+    for reason in document["rejected"][1:]:
         assert re.fullmatch("SHA-256 [0-9a-f]{12}…", reason["asserted"])
         assert "replay it with the file of data, the code" in reason["follows"]
     assert "replay: claims and run are of other numbers, not compared" in document["unverifiable"]

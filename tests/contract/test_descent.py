@@ -72,7 +72,7 @@ def test_a_rate_that_auto_found_is_not_answered_by_auto() -> None:
     found = evolve(run(4.6), lr_rule="0.1 × 2/λ_max(θ_0)")
     assert descent_claim(found).findings[0].help == "lower --lr below 2/λ = 2"
     found = evolve(run(1e200), lr_rule="0.1 × 2/λ_max(θ_0)")
-    assert descent_claim(found).findings[0].help == "lower --lr below 1e+200"
+    assert descent_claim(found).findings[0].help == "lower --lr below 2/λ(θ_0) = 2"
 
 
 def test_an_unstable_step_is_told_by_its_curvature_and_not_by_losses() -> None:
@@ -165,6 +165,27 @@ def test_where_rounding_decides_nothing_is_claimed() -> None:
     assert claim.verdict is Verdict.UNKNOWN
     assert claim.findings[0].code == "D403"
     assert "rounding decides at step 0" in claim.statement
+    assert claim.findings[0].help.startswith("take another --lr, or start elsewhere")
+
+
+def test_where_rounding_decides_it_is_said_how_much_it_may() -> None:
+    """L = 1/2 and ‖θ‖‖∇L‖ = Σ|F ∂L/∂F| = 1 at both ends: 64 · 2^-53 · 1.75 each."""
+    claim = descent_claim(run(2.0, steps=1))
+    assert claim.statement.endswith(
+        "sides 0.5 and 0.5, and rounding may have moved the two losses by 2.49e-14"
+    )
+
+
+def test_the_remedy_against_rounding_is_none_that_is_there_already() -> None:
+    late = Inequality(MONOTONE, 1, 0.5, 0.5, None)
+    for dtype, says in (
+        ("float64", "take fewer steps"),
+        ("float32", "take --dtype float64, or fewer steps"),
+    ):
+        measured = run(0.5, steps=2, dtype=dtype)
+        kept = [i for i in measured.inequalities if (i.name, i.step) != (MONOTONE, 1)]
+        claim = descent_claim(evolve(measured, inequalities=(*kept, late)))
+        assert claim.findings[0].help.startswith(says), dtype
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

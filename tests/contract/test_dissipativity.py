@@ -24,8 +24,8 @@ from blockframe.analysis import Analysis
 from blockframe.atoms.catalogue import Catalogue
 from blockframe.certificate.model import Certificate, Trajectory
 from blockframe.contract.claim import Claim, Evidence, Verdict
-from blockframe.contract.dissipativity import ROUNDOFF, DissipativityClause, horizon, smallest_b
-from blockframe.dynamics.inequalities import UNITS
+from blockframe.contract.dissipativity import DissipativityClause, horizon, smallest_b
+from blockframe.dynamics.inequalities import ROUNDOFF, UNITS
 from blockframe.dynamics.losses import CrossEntropy, MeanSquaredError, PairingBound, lambert_bound
 from blockframe.plugins import Registry, load_plugins
 from blockframe.problem import Problem

@@ -120,6 +120,17 @@ def test_one_that_cannot_be_written_leaves_the_old_one(
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no links and pipes")
+def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".c.tmp")
+    with pytest.raises(CheckpointError, match=r"\.c\.tmp beside it is no regular file\. Put that"):
+        checkpoint().write(tmp_path / "c")
+    (tmp_path / ".c.tmp").unlink()
+    (tmp_path / ".c.tmp").write_bytes(b"of a process that was killed")
+    checkpoint().write(tmp_path / "c")
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -30,8 +30,9 @@ from blockframe.dynamics.ending import (
 )
 from blockframe.dynamics.iterate import Iterate
 from blockframe.dynamics.journal import JournalError
+from blockframe.dynamics.place import Place
 from blockframe.dynamics.probes import ON_REQUEST, Probe
-from blockframe.dynamics.record import Cadence, CannotResume, Place
+from blockframe.dynamics.record import Cadence, CannotResume
 from blockframe.dynamics.run import observe, run_options, thinned
 from blockframe.errors import InputError
 from blockframe.problem import Problem
@@ -256,6 +257,19 @@ def test_what_is_there_outlives_a_break_before_it_is_reached(
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_ends_before_its_first_row_leaves_nothing(
+    resume: bool, error: type[BaseException], problem: Problem, tmp_path: Path
+) -> None:
+    ended = run(problem, place(tmp_path, resume=resume), 0, error=error)
+    assert "at step 0" in ended.ended
+    assert ended.series == {}
+    assert files(tmp_path) == set()
+    run(problem, place(tmp_path, resume=resume), 1, error=error)
+    assert files(tmp_path) == BOTH
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -412,20 +426,6 @@ def test_options_without_a_meaning(options: dict[str, Any], says: str, problem: 
 )
 def test_which_endings_are_final(ended: str, final: bool) -> None:
     assert was_final(ended) is final
-
-
-def test_files_are_called_after_the_spec() -> None:
-    where = Place.of(Path("d"), "models/net.py:make")
-    assert where.journal == Path("d/models-net.py-make.steps.jsonl")
-    assert where.checkpoint == Path("d/models-net.py-make.checkpoint.safetensors")
-
-
-def test_removing_is_idempotent(problem: Problem, tmp_path: Path) -> None:
-    run(problem, place(tmp_path), steps=1)
-    assert files(tmp_path) == BOTH
-    place(tmp_path).remove()
-    place(tmp_path).remove()
-    assert files(tmp_path) == set()
 
 
 def test_cadence(monkeypatch: pytest.MonkeyPatch) -> None:

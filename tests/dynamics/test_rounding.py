@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from blockframe.contract.claim import Verdict
 from blockframe.contract.descent import descent_claim
 from blockframe.dynamics.descent import start
+from blockframe.dynamics.ending import was_final, was_no_function
 from blockframe.dynamics.inequalities import IN_HALF, UNITS
 from blockframe.dynamics.rounding import rounding_units
 from blockframe.dynamics.run import run_options, trajectory
@@ -90,3 +91,75 @@ def test_a_network_of_one_dtype_has_the_least_units() -> None:
     run = trajectory(problem, lr=0.01, steps=1, dtype="float64")
     assert run.ended == "completed"
     assert run.summary["rounding_units"] == UNITS
+
+
+class Headless(nn.Module):
+    """Pre-norm, on data with an offset, a head of zeros: at θ_0 no digit is lost."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner, self.norm, self.head = nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 1)
+        self.offset = offset
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(x + self.inner(x - self.offset)))
+        return out
+
+
+def headless(offset: float) -> Problem:
+    torch.manual_seed(0)
+    x = torch.randn(5, 3)
+    return Problem(Headless(offset), (x + offset,), x[:, :1] / 2)
+
+
+def test_digits_that_are_lost_later_are_seen_where_it_matters() -> None:
+    run = trajectory(headless(1e4), lr=0.05, steps=300, dtype="float32")
+    losses = [x for x in run.series["loss"] if x is not None]
+    assert any(b > a for a, b in itertools.pairwise(losses))
+    assert run.summary["rounding_units"] > UNITS
+    assert not [i for i in run.inequalities if i.holds is False]
+    assert descent_claim(run).verdict is Verdict.UNKNOWN
+
+
+def test_weights_of_zeros_hide_nothing() -> None:
+    module = Cancelling(6)
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    torch.manual_seed(1)
+    zeros = Problem(module, (torch.randn(16, 3),), torch.randn(16, 2))
+    options = run_options(lr=0.1, steps=1, device="cpu", dtype="float64")
+    assert rounding_units(start(zeros, options)) > 1e4
+
+
+CALLS = [0]
+
+
+class Outside(nn.Module):
+    """Its state is outside of it: from some call on the outputs are 0."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.calls = nn.Linear(3, 2), calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        CALLS[0] += 1
+        out: Tensor = self.linear(x)
+        return out if CALLS[0] < self.calls else out * 0
+
+
+@pytest.mark.parametrize("calls", [14, 20, 28])
+def test_a_network_that_changes_on_the_way_is_not_said_to_descend(calls: int) -> None:
+    CALLS[0] = 0
+    torch.manual_seed(1)
+    problem = Problem(Outside(calls), (torch.randn(6, 3),), torch.randn(6, 2))
+    run = trajectory(problem, lr=0.1, steps=20)
+    assert run.completed == 20
+    assert was_no_function(run.ended)
+    assert was_final(run.ended)
+    claim = descent_claim(run)
+    assert claim.verdict is Verdict.UNKNOWN
+    assert claim.statement.startswith("the network gives two losses at one θ")

@@ -9,8 +9,10 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
+import blockframe
 from blockframe.contract.claim import Verdict
 from blockframe.contract.descent import descent_claim
+from blockframe.dynamics.descent import descend
 from blockframe.dynamics.ending import was_interrupted
 from blockframe.dynamics.inequalities import PER_RUN, PER_STEP
 from blockframe.dynamics.iterate import Iterate
@@ -59,6 +61,19 @@ class Width(Probe):
 
     def summary(self, series: Any) -> dict[str, Any]:
         return {"keys": sorted(series)}
+
+
+class Gradient(Probe):
+    name, unit = "gradient", "L/θ"
+
+    def observe(self, it: Iterate) -> float:
+        return it.gradient_norm
+
+
+def test_a_probe_of_a_plugin_tells_its_unit(mlp: Problem) -> None:
+    run = trajectory(mlp, lr=0.05, steps=0, device="cpu", probes=[Width, Gradient, "kinks"])
+    assert run.summary["units"] == {"gradient": "L/θ"}
+    assert "units" not in trajectory(mlp, lr=0.05, steps=0, device="cpu", probes=[Width]).summary
 
 
 def test_every_series_has_one_entry_per_iterate(mlp: Problem) -> None:
@@ -215,8 +230,12 @@ def test_without_second_derivatives_the_rest_is_measured() -> None:
     assert "sharpness" not in run.series
     assert "once_differentiable" in run.summary["unavailable"]["sharpness"]
     assert {i.name for i in run.inequalities} == {*PER_STEP, *PER_RUN}
+    run = trajectory(problem, steps=2, device="cpu")
+    assert run.ended.startswith("it had no learning rate: the Hessian of this network cannot be")
+    assert "Give a learning rate (--lr)" in run.ended
+    assert descent_claim(run).verdict is Verdict.UNKNOWN
     with pytest.raises(InputError, match="Give a learning rate"):
-        trajectory(problem, steps=2, device="cpu")
+        descend(problem, steps=2, device="cpu")
 
 
 class Failing(nn.Module):
@@ -333,7 +352,7 @@ class Tiring(Probe):
 
 def test_a_probe_that_fails_keeps_what_was_measured(mlp: Problem) -> None:
     run = trajectory(mlp, lr=0.01, steps=9, device="cpu", probes=[Tiring])
-    assert run.ended.startswith("stopped at step 2: probe 'tiring' failed at step 2: KeyError")
+    assert run.ended.startswith("stopped at step 2: probe 'tiring' failed: KeyError")
     assert run.series["tiring"] == [1.0, 1.0]
     assert "SystemExit: 1" in run.summary["unavailable"]["summary of tiring"]
     assert run.summary["loss"]["last"] == run.series["loss"][-1]
@@ -390,3 +409,56 @@ def test_a_run_that_underflows_is_that_of_gradient_descent() -> None:
     problem = Problem(module, (torch.ones(1, 1),), torch.zeros(1, 1))
     run = trajectory(problem, lr=0.9, steps=330)
     assert not [i for i in run.inequalities if i.name == "norm recursion" and not i.holds]
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.w, self.scale = nn.Parameter(torch.zeros(1, dtype=torch.float64)), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x * self.w
+
+
+def test_a_gradient_whose_square_underflows_is_one() -> None:
+    x = torch.ones(2, 1, dtype=torch.float64)
+    run = trajectory(Problem(Scaled(1e-110), (x,), 1e-50 * x), lr=1e150, steps=3)
+    assert run.series["gradient_norm"][0] == pytest.approx(2e-160)
+    assert not [i for i in run.inequalities if i.holds is False]
+    run = trajectory(Problem(Scaled(1e-170), (x,), x), lr=1e150, steps=3)
+    assert run.series["gradient_norm"][0] == pytest.approx(2e-170)
+
+
+@pytest.mark.parametrize(
+    "lr", ["step:0.1:4:6", "step:auto:0.1:3", [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 9.0]]
+)
+def test_the_rate_after_the_last_step_counts_nowhere(lr: str | list[float], mlp: Problem) -> None:
+    run = trajectory(mlp, lr=lr, steps=6, device="cpu")
+    stability = [x for x in run.series["sharpness.stability"] if x is not None]
+    assert run.summary["sharpness"]["max_stability"] == max(stability[:-1])
+    assert "edge_of_stability" not in run.summary
+    claim = descent_claim(run)
+    assert claim.numbers["max_stability"] == max(stability[:-1])
+    assert claim.findings == ()
+
+
+class Stopping(Probe):
+    name = "stopping"
+
+    def observe(self, it: Iterate) -> float:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_ends_in_its_first_iterate_asserts_nothing(mlp: Problem) -> None:
+    run = trajectory(mlp, lr=0.1, steps=3, probes=[Stopping])
+    assert run.ended == "interrupted at step 0 by the user"
+    assert (run.series, run.inequalities, run.summary) == ({}, (), {})
+    certificate = blockframe.certify(mlp, lr=0.1, steps=3, probes=[Stopping])
+    assert certificate.trajectory is not None
+    assert blockframe.check(certificate).rejected == ()
+
+
+@pytest.mark.parametrize("lr", ["step:auto:1e-100:1", "step:auto:1e100:1", 1e-310])
+def test_a_rate_that_is_no_number_is_refused(lr: str | float, mlp: Problem) -> None:
+    with pytest.raises(InputError, match=r"the learning rate .* comes to .* in 4 steps"):
+        trajectory(mlp, lr=lr, steps=4)

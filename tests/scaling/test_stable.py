@@ -130,7 +130,7 @@ def test_a_bracket_where_the_rates_are_no_interval() -> None:
 def test_rates_below_that_are_unstable_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from blockframe.scaling import stable as room
 
-    def fake(objective: object, rate: float, steps: int) -> room.Run:
+    def fake(objective: object, rate: float, steps: int, units: object) -> room.Run:
         trains = "no" if 1 < rate < 1.5 or rate > 3 else ""
         return room.Run(rate, trains, trains or ("rises" if rate > 1.3 else ""))
 

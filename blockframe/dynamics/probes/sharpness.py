@@ -21,6 +21,7 @@ class Sharpness(Probe):
 
     name, unit = "sharpness", "L/θ²"
     curvature = True
+    reads = ("lr",)
 
     def observe(self, it: Iterate) -> Observation:
         pair = it.curvature
@@ -37,8 +38,11 @@ class Sharpness(Probe):
         }
 
     def summary(self, series: Mapping[str, Sequence[float | None]]) -> Mapping[str, Any]:
+        stability = series["stability"]
+        if ".lr" in series:  # the last rate is that of no step
+            stability = stability[:-1]
         return {
             "max": max(existing(series[""]), default=None),
-            "max_stability": max(existing(series["stability"]), default=None),
+            "max_stability": max(existing(stability), default=None),
             "worst_residual": max(existing(series["residual"]), default=None),
         }
