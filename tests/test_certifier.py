@@ -133,7 +133,7 @@ def test_targets_that_make_no_sense(target: Any, words: str) -> None:
 
 def test_options_that_make_no_sense() -> None:
     inputs, targets = data()
-    with pytest.raises(InputError, match="lr must be positive"):
+    with pytest.raises(InputError, match=r"lr cannot be -1\.0: it must be positive"):
         blockframe.certify((net(), inputs, targets), lr=-1.0)
     with pytest.raises(InputError, match="steps must be"):
         blockframe.certify((net(), inputs, targets), steps=-1)

@@ -25,8 +25,9 @@ from blockframe.errors import InputError
 if TYPE_CHECKING:
     from blockframe.dynamics.objective import Objective
 
-TRAIL = 4
-"""Vectors that stay from one search for an eigenvalue to the next, and what it found."""
+TRAIL = 8
+"""Vectors beside the basis of a search for an eigenvalue: the three that stay from one search to
+the next, what this one and the one before found, those it starts from, and a product."""
 LEAST_BASIS = 4
 """Vectors without which Lanczos is not begun."""
 MOST_BASIS = 200

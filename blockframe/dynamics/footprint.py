@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 VECTORS = 6
 """Vectors like θ, in float64: θ_0, θ_k, ∇L_k, its sum over chunks, and θ and ∇L of the iterate
 before."""
-CASTS = 3
-"""The same in the dtype of the network: θ, and ∇L before and after its parts are put together."""
+CASTS = 5
+"""The same in the dtype of the network: θ; ∇L, and a Hessian product, before and after their parts
+are put together."""
 
 
 @frozen(eq=False)

@@ -64,12 +64,16 @@ def part(objective: Objective, first: int, end: int) -> Objective:
 def mixes(objective: Objective, parts: Sequence[Objective]) -> str | None:
     """Why the outputs of two chunks in a row are not those of each; None if they are.
 
-    In float32 at least: half precision would hide it.
+    In float64, where the network runs in that, else in its own arithmetic: rounding would hide
+    what many samples have to say to one.
     """
+    exact, pieces = objective.in_dtype(torch.float64), [p.in_dtype(torch.float64) for p in parts]
     try:
-        return _mixes(objective, parts, objective.start) or _mixes(
-            objective, parts, _beside(objective)
-        )
+        _outputs(pieces[0], objective.start)
+    except NetworkError:
+        exact, pieces = objective, [*parts]
+    try:
+        return _mixes(exact, pieces, objective.start) or _mixes(exact, pieces, _beside(objective))
     except NetworkError as error:
         return f"on fewer samples {error.reason}"
 
@@ -105,13 +109,12 @@ def _mixes(objective: Objective, parts: Sequence[Objective], theta: Tensor) -> s
 
 
 def _outputs(objective: Objective, theta: Tensor) -> Tensor:
-    exact = objective.in_dtype(torch.float32) if objective.arithmetic.half else objective
-    with torch.no_grad(), exact.arithmetic.kernels():
-        return exact.outputs(exact.parameters(theta))
+    with torch.no_grad(), objective.arithmetic.kernels():
+        return objective.outputs(objective.parameters(theta))
 
 
 def _same(a: Tensor, b: Tensor, arithmetic: Arithmetic) -> bool:
-    unit = min(arithmetic.unit_roundoff, torch.finfo(torch.float32).eps / 2)
+    unit = arithmetic.unit_roundoff
     a, b = a.double(), b.double()
     finite = b.isfinite()
     if not torch.equal(a.isfinite(), finite):
