@@ -268,7 +268,7 @@ def _check_series(ledger: Ledger, run: Trajectory, seen: Sequence[Point]) -> Non
     wanted = {"loss", *((*MEASURED, *DERIVED, *MOVED) if seen else ())}
     for name in sorted(wanted if unmeasured or not seen else wanted.union(SHARPNESS)):
         ledger.demand(name in series, "trajectory.series", f"no {name}", "every run has one")
-    for name, derived in derived_series(run, seen).items():
+    for name, derived in derived_series(run).items():
         for k, value in enumerate(series.get(name, ())):
             ledger.expect(f"trajectory.series.{name}[{k}]", value, derived[k])
     if len(seen) < len(series["loss"]):
@@ -453,7 +453,8 @@ def _check_summary(ledger: Ledger, run: Trajectory, derived: Mapping[str, object
         "ball_bound", "rate_bound", "edge_of_stability", *CORE,
     }  # fmt: skip
     raw = {
-        "device", "dtype", "parameters", "loss_infimum", "rounding_units", "unavailable",
+        "device", "dtype", "parameters", "loss_infimum", "rounding_units",
+        "rounding_units_at_start", "unavailable",
         "minimizer",
     }  # fmt: skip
     for key in sorted(asserted.keys() - derived.keys() - raw):
@@ -471,6 +472,10 @@ def _check_summary(ledger: Ledger, run: Trajectory, derived: Mapping[str, object
     units, fewest = asserted.get("rounding_units"), FEWEST.get(str(dtype), 0)
     enough = (real(units) or 0) >= fewest
     ledger.demand(enough, f"{where}.rounding_units", quoted(units), f"it is {fewest} at least")
+    first = asserted.get("rounding_units_at_start")
+    fits = fewest <= (real(first) or 0) <= (real(units) or 0)
+    what = f"it is {fewest} at least, and no more than in the end"
+    ledger.demand(fits, f"{where}.rounding_units_at_start", quoted(first), what)
     count = asserted.get("parameters")
     ledger.demand(bool(whole(count)), f"{where}.parameters", quoted(count), "it is a count")
     if "minimizer" in asserted:

@@ -111,11 +111,14 @@ class Curvature:
     peak: bool = False
 
 
-def points(run: Trajectory) -> list[Point]:
-    """The iterates at which loss and gradient are finite."""
+def points(run: Trajectory, units: str = "rounding_units") -> list[Point]:
+    """The iterates at which loss and gradient are finite.
+
+    ``units``: the figure that says in how many units of roundoff the noise is counted.
+    """
     empty: Numbers = [None] * (run.completed + 1)
     roundoff = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
-    units = real(run.summary.get("rounding_units")) or math.nan
+    counted = real(run.summary.get(units)) or math.nan
     names = (*MEASURED[:4], MEASURED[5], *SHARPNESS[:2])
     columns = [run.series.get(name, empty) for name in names]
     points = []
@@ -126,7 +129,7 @@ def points(run: Trajectory) -> list[Point]:
             continue
         norm = math.inf if norm is None else norm
         outputs = math.inf if outputs is None else outputs
-        noise = units * (roundoff * (abs(loss) + norm * slope + outputs / 4))
+        noise = counted * (roundoff * (abs(loss) + norm * slope + outputs / 4))
         points.append(
             Point(
                 loss, slope, norm, math.nan if pairing is None else pairing, sharpness,
@@ -137,18 +140,22 @@ def points(run: Trajectory) -> list[Point]:
     return points
 
 
-def derived_series(run: Trajectory, points: Sequence[Point]) -> dict[str, Numbers]:
-    """The series that follow from others; None for what is not finite or does not exist."""
+def derived_series(run: Trajectory) -> dict[str, Numbers]:
+    """The series that follow from others; None for what is not finite or does not exist.
+
+    The rows are written as the run goes, with the noise as it was counted at its start.
+    """
+    seen = points(run, "rounding_units_at_start")
     infimum = real(run.summary.get("loss_infimum"))
     infimum = -math.inf if infimum is None else infimum
     found: dict[str, Numbers] = {name: [] for name in (SHARPNESS[2], *DERIVED)}
-    for k, p in enumerate(points):
+    for k, p in enumerate(seen):
         stable = None if p.sharpness is None else p.lr * p.sharpness / 2
         excess = p.loss - infimum
         ratio = _over(p.square, 2 * excess) if excess > 0 else None
         along = curvature = margin = None
         if k:
-            before = points[k - 1]
+            before = seen[k - 1]
             along = _smoothness(before.lr, before, p)
             step = _curvature(before.lr, before, p)
             curvature = None if step is None else step.value
@@ -158,7 +165,7 @@ def derived_series(run: Trajectory, points: Sequence[Point]) -> dict[str, Number
         values = (stable, along, ratio, curvature, margin, excess, p.square)
         for name, value in zip(found, values, strict=True):
             found[name].append(value if value is not None and math.isfinite(value) else None)
-    missing: Numbers = [None] * (len(run.series["loss"]) - len(points))
+    missing: Numbers = [None] * (len(run.series["loss"]) - len(seen))
     return {name: values + missing for name, values in found.items()}
 
 

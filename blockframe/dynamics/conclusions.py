@@ -19,7 +19,8 @@ class Conclusions:
     """The `Course` of a run, from its rows.
 
     Before it says that an inequality is violated, it looks at what rounding does there: a network
-    may come to lose more digits than it did at θ_0. All rows are then gone through again.
+    may come to lose more digits than it did at θ_0. All rows are then gone through again. The rows
+    themselves keep the units of θ_0.
 
     Attributes:
         units: of roundoff, that the noise of a loss is counted in.
@@ -67,7 +68,6 @@ class Conclusions:
     def _look(self, it: Iterate) -> None:
         found = [rounding_units(at) for at in (it, it.previous) if at is not None]
         if self.units is None or max(found) > self.units:
-            it.rounding_units = max(found)
             self.count(max(found))
 
     def _point(self, row: Row, step: int) -> Point:

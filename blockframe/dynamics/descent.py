@@ -95,6 +95,7 @@ class Descent(Iterator[Iterate]):
                     it.objective, it.theta, lr=it.lr, probes=it.probes,
                     curvature_expected=it.curvature_expected, accuracy=it.accuracy,
                 )  # fmt: skip
+                self.start.rounding_units = it.rounding_units
             it = Iterate(
                 it.objective,
                 theta,

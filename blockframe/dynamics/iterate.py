@@ -56,8 +56,8 @@ class Iterate:
         curvature_expected: keep the gradient's graph at once, because Hessian products will follow.
         accuracy: relative error that is asked for of a Hessian eigenvalue; that of ``previous``, or
             `ACCURACY`, by default. While no learning rate is chosen it is 1e-6 at most.
-        rounding_units: of roundoff, that the noise of the loss is counted in; None: the least. By
-            default those of ``previous``.
+        rounding_units: of roundoff, that the noise of the loss is counted in along the run; None:
+            the least. By default those of ``previous``.
         trails: where the searches for Hessian eigenvalues begin, by default where those at
             ``previous`` ended; after them, where those at the next iterate begin.
     """

@@ -159,7 +159,10 @@ class Objective:
         return outputs, self.value(outputs)
 
     def in_dtype(self, dtype: torch.dtype) -> Objective:
-        """The same evaluated in ``dtype``, its data rounded to that; without a budget."""
+        """The same evaluated in ``dtype``, its data rounded to that; without a budget.
+
+        By a copy of the module: one that keeps a table in the dtype of its input would change it.
+        """
         arithmetic = Arithmetic(self.arithmetic.device, dtype)
 
         def cast(value: Any, real: torch.dtype = dtype) -> Any:
@@ -168,6 +171,7 @@ class Objective:
 
         return evolve(
             self,
+            module=_structure(self.module),
             inputs=tuple(cast(x) for x in self.inputs),
             keywords={k: cast(v) for k, v in self.keywords.items()},
             targets=cast(self.targets, torch.float32 if arithmetic.half else dtype),

@@ -76,6 +76,7 @@ class Record:
     Attributes:
         rows: so far.
         saved: what the run goes on from; None where it begins.
+        units: of roundoff, that conclusions from the rows are drawn with.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Record:
         self._last: Iterate | None = None  # the last one in the rows, if a run can go on from it
         self._kept = saved.mark.rows if saved else 0  # rows up to the last checkpoint
         self._cadence: Cadence | None = None
+        self.units: float | None = saved.numbers[_UNITS] if saved else None
 
     @classmethod
     def of(cls, run: Descent, place: Place | None) -> Record:
@@ -137,11 +139,11 @@ class Record:
         if it is None or place is None or not isinstance(rows, Journal) or self._kept == len(rows):
             return
         if self._cadence is None:
-            self._cadence = Cadence(_LATENCY + _checkpoint(it, rows).size / _SPEED)
+            self._cadence = Cadence(_LATENCY + _checkpoint(it, rows, self.units).size / _SPEED)
         if at_once or self._cadence.due:
             with self._cadence.writing():
                 rows.sync()
-                _checkpoint(it, rows).write(place.checkpoint)
+                _checkpoint(it, rows, self.units).write(place.checkpoint)
             self._kept = len(rows)
 
     def save_last(self) -> str:
@@ -202,6 +204,7 @@ class Record:
             curvature_expected=run.start.curvature_expected,
             accuracy=run.start.accuracy,
         )
+        it.rounding_units = run.start.rounding_units
         _restore(it, row, self.saved)
         found = {"loss": it.loss, "gradient_norm": it.gradient_norm}
         self.compare(it.step, found, {name: row[name] for name in found})
@@ -281,9 +284,9 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _checkpoint(it: Iterate, rows: Journal) -> Checkpoint:
+def _checkpoint(it: Iterate, rows: Journal, units: float | None) -> Checkpoint:
     tensors = {"theta": it.theta, **{f"{_TRAILS}.{n}": x for n, x in it.trails.tensors().items()}}
-    numbers: dict[str, Any] = {_TRAILS: it.trails.numbers(), _UNITS: it.rounding_units}
+    numbers: dict[str, Any] = {_TRAILS: it.trails.numbers(), _UNITS: units}
     for name in _PAIRS:
         if (pair := it.__dict__.get(name)) is not None:
             numbers[name] = asdict(pair, filter=lambda attribute, _: attribute.name != "vector")
@@ -299,7 +302,6 @@ def _restore(it: Iterate, row: Row, saved: Checkpoint) -> None:
         {n.removeprefix(mine): x for n, x in tensors.items() if n.startswith(mine)},
         saved.numbers[_TRAILS],
     )
-    it.rounding_units = saved.numbers[_UNITS]
     for name in _PAIRS:
         if name in saved.numbers:
             it.__dict__[name] = Eigenpair(**saved.numbers[name], vector=tensors[f"{name}.vector"])

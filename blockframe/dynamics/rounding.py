@@ -42,7 +42,9 @@ def check_repeatable(it: Iterate, loss: float | None = None, slope: float | None
     for what, (was, now) in pairs.items():
         if abs(was - now) > REPEATED * unit * max(abs(was), abs(now)):
             of = "" if what == "losses" else " of norm"
-            reason = f"the network gives two {what} at one θ,{of} {was:.6g} and {now:.6g}"
+            short, other = f"{was:.6g}", f"{now:.6g}"
+            two = f"{short} and {other}" if short != other else f"{was!r} and {now!r}"
+            reason = f"the network gives two {what} at one θ,{of} {two}"
             raise NoFunction(reason, "Take state out of its forward.", reason=reason)
 
 

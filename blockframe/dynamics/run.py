@@ -145,12 +145,13 @@ def _observed(
     objective = run.start.objective
     conclusions = Conclusions(run, record, WHOLE if record.on_disk else math.inf)
     unavailable: dict[str, str] = {}
-    stopped, minimizer = "", None
+    stopped, ended, minimizer = "", "", None
     try:
         for it in run:
             if not it.finite:
                 with held():
                     record.add(it, {"loss": it.observe("loss")[""]})
+                    ended = _early(run)
                 continue
             if it.step == 0:
                 unavailable = _drop_unavailable(run)
@@ -159,9 +160,11 @@ def _observed(
                 run.go_on_from(_caught_up(run, record, row, conclusions))
                 continue
             conclusions.weigh(it, row)
+            record.units = conclusions.units
             with held():
                 record.add(it, row)
                 conclusions.add(row)
+                ended = _early(run)
                 record.save()
             if progress:
                 progress.step(it.step, run.steps, f"loss {it.loss:.4g}")
@@ -175,7 +178,7 @@ def _observed(
         if record.saved is not None and conclusions.course.iterates < len(record.rows):
             raise  # nothing was added to what is there
         known = isinstance(error, NoFunction)  # of the last iterate
-        stopped = _broken_off(error, len(record.rows) - known)
+        stopped = ended or _broken_off(error, len(record.rows) - known)
     with held():
         failure = record.save_last()
     series: dict[str, Any] = {**record.rows.columns(record.rows.names)}
@@ -195,7 +198,8 @@ def _observed(
         series=series if long else {name: list(column) for name, column in series.items()},
         inequalities=course.inequalities(),
         summary={
-            **_numbers(run, conclusions.units),
+            **_numbers(run),
+            "rounding_units": conclusions.units,
             **_units(run.probes),
             **course.numbers(),
             **summaries,
@@ -206,6 +210,11 @@ def _observed(
         else {},
         journal=record.file(course.counts, series) if long else None,
     )
+
+
+def _early(run: Descent) -> str:
+    """How it ended, at an iterate that is in its rows; "" where there is something to be done."""
+    return "" if run.ended == COMPLETED else run.ended
 
 
 def _check_function(run: Descent, record: Record, last: Iterate) -> None:
@@ -230,7 +239,7 @@ def _caught_up(run: Descent, record: Record, start: Row, conclusions: Conclusion
         if k == 0:
             record.compare(0, start, row)
     it = record.goal(run, row)
-    conclusions.count(it.rounding_units)
+    conclusions.count(record.units)
     return it
 
 
@@ -268,15 +277,15 @@ def _drop_unavailable(run: Descent) -> dict[str, str]:
     return reasons
 
 
-def _numbers(run: Descent, units: float | None) -> dict[str, Any]:
-    """Where and on what it ran, in numbers of which arithmetic."""
+def _numbers(run: Descent) -> dict[str, Any]:
+    """Where and on what it ran."""
     objective = run.start.objective
     return {
         "device": objective.arithmetic.device_name,
         "dtype": objective.arithmetic.dtype_name,
         "parameters": objective.start.numel(),
         "loss_infimum": objective.infimum,
-        "rounding_units": units,
+        "rounding_units_at_start": run.start.rounding_units,
     }
 
 

@@ -1,18 +1,30 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import blockframe
+from blockframe.certificate.model import Trajectory
 from blockframe.contract.claim import Verdict
 from blockframe.contract.descent import descent_claim
 from blockframe.dynamics.descent import start
 from blockframe.dynamics.ending import was_final, was_no_function
 from blockframe.dynamics.inequalities import IN_HALF, UNITS
+from blockframe.dynamics.iterate import Iterate
+from blockframe.dynamics.journal import Row
+from blockframe.dynamics.place import Place
+from blockframe.dynamics.probes import Probe
+from blockframe.dynamics.record import Record
 from blockframe.dynamics.rounding import rounding_units
-from blockframe.dynamics.run import run_options, trajectory
+from blockframe.dynamics.run import observe, run_options, trajectory
 from blockframe.problem import Problem
 
 
@@ -163,3 +175,119 @@ def test_a_network_that_changes_on_the_way_is_not_said_to_descend(calls: int) ->
     claim = descent_claim(run)
     assert claim.verdict is Verdict.UNKNOWN
     assert claim.statement.startswith("the network gives two losses at one θ")
+
+
+class Drift(nn.Module):
+    """It comes to lose digits as it is trained, none at θ_0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.b = nn.Linear(4, 1), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = torch.exp(30 * self.b)
+        out: Tensor = (self.linear(x) + c) - c + 3 * self.b
+        return out
+
+
+def drift() -> Problem:
+    torch.manual_seed(1)
+    x = torch.randn(16, 4)
+    return Problem(Drift(), (x,), x[:, :1] + 3)
+
+
+def test_a_run_whose_units_rise_stands() -> None:
+    certificate = blockframe.certify(
+        drift(), lr=0.01, steps=30, dtype="float32", probes=["tangent_bound", "tangent"],
+        device="cpu",
+    )  # fmt: skip
+    assert certificate.trajectory is not None
+    summary = certificate.trajectory.summary
+    assert summary["rounding_units"] > summary["rounding_units_at_start"] == UNITS
+    assert [str(c) for c in blockframe.check(certificate).rejected] == []
+
+
+def test_a_run_whose_units_rise_goes_on_the_same(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"lr": 0.01, "steps": 30, "dtype": "float32", "device": "cpu"}
+    whole = trajectory(drift(), **options)
+
+    def observed(at: int, *, resume: bool = False) -> Trajectory:
+        place = Place.of(tmp_path, "drift", {}, resume=resume)
+        found = run_options(**options, probes=[Breaking(at)])
+        return observe(drift(), found, place=place)
+
+    assert whole.summary["rounding_units"] > UNITS
+    observed(29)
+    again = observed(99, resume=True)
+    assert again.summary == whole.summary
+    assert again.inequalities == whole.inequalities
+
+
+class Caching(nn.Module):
+    """Keeps a table in the dtype of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.table = nn.Linear(4, 2), torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.table.numel():
+            self.table = torch.sin(torch.arange(4).to(x.dtype))
+        elif self.table.dtype != x.dtype:
+            self.table = self.table.to(x.dtype)
+        out: Tensor = self.linear(x + self.table)
+        return out
+
+
+def test_another_arithmetic_leaves_the_network_as_it_is() -> None:
+    torch.manual_seed(1)
+    problem = Problem(Caching(), (torch.randn(6, 4),), torch.randn(6, 2))
+    assert trajectory(problem, lr=0.1, steps=3, dtype="float64").ended == "completed"
+
+
+def test_what_differs_is_shown() -> None:
+    class Nearly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.calls = nn.Parameter(torch.ones(1)), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.w * x * (1 + 1e-10 * self.calls)
+
+    run = trajectory(Problem(Nearly(), (torch.ones(2, 1),), torch.zeros(2, 1)), lr=0.1, steps=1)
+    found = re.fullmatch(
+        r"the network gives two losses at one θ, (\S+) and (\S+), at step 0", run.ended
+    )
+    assert found is not None
+    assert found[1] != found[2]
+
+
+class Breaking(Probe):
+    name = "breaking"
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def observe(self, it: Iterate) -> None:
+        if it.step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_after_the_last_row_leaves_the_ending(
+    mlp: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Record.add
+
+    def late(self: Record, it: Iterate, row: Row) -> None:
+        add(self, it, row)
+        if it.loss > 1e6 or not it.finite:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Record, "add", late)
+    certificate = blockframe.certify(mlp, lr=50.0, steps=40, device="cpu")
+    assert certificate.trajectory is not None
+    assert re.match("diverged|the (loss|gradient) is not finite", certificate.trajectory.ended)
+    assert blockframe.check(certificate).rejected == ()
