@@ -134,8 +134,8 @@ def test_a_probe_of_a_plugin_is_as_it_says(registry: Registry) -> None:
         ("tangent.effective_rank", 1, 0.5, "it is from 1"),
         ("tangent.change", 1, -3.0, "it is a norm"),
         ("tangent.change", 0, 5.0, "0 at the first"),
-        ("tangent_bound", 1, -1e9, "it is from 0"),
-        ("tangent_bound", 1, 1e9, "to λ_max"),
+        ("tangent_bound", 1, -1e9, "no larger than λ_max"),
+        ("tangent_bound", 1, 1e9, "no larger than λ_max"),
         ("tangent_bound.residual", 1, -1e-9, "not below 0"),
         ("tangent_bound.rounding", 1, -1e-9, "not below 0"),
         ("bottom_eigenvalue", 0, 1e6, "the largest eigenvalue is"),
@@ -192,8 +192,8 @@ def test_a_bound_below_what_it_bounds(
     document: dict[str, Any], series: dict[str, list[float | None]]
 ) -> None:
     """K of all rows, none merged, has one λ_min; of merged rows it is another K."""
-    series["tangent_bound"][1] = 0.0
-    assert any("tangent_bound 0.0 is above λ_min" in reason for reason in reasons(document))
+    series["tangent_bound"][1] = -1e3
+    assert any("tangent_bound -1000.0 is above λ_min" in reason for reason in reasons(document))
     claims = document["claims"]
     chain = next(c for c in claims if (c["clause"], c["block"]) == ("nondegeneracy", None))
     chain["numbers"]["rows"] -= 1

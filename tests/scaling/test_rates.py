@@ -693,7 +693,7 @@ def test_where_there_is_no_room_for_the_sharpness_runs_still_bear_rates() -> Non
         stable=True, steps=3,
     )  # fmt: skip
     assert found.measured.rate is None
-    assert found.measured.why_not.startswith("the sharpness needs 8 vectors of the size of θ")
+    assert found.measured.why_not.startswith("the sharpness needs 12 vectors of the size of θ")
     assert found.measured.why_not.endswith("; --stable needs none of that")
     assert found.starts[0].stable is not None
     assert found.starts[0].stable.trains.below is not None
