@@ -100,7 +100,7 @@ def check_probes(
     _check_searches(ledger, run, "bottom_eigenvalue", len(seen), sign=-1)
     facts = _facts(certificate, run)
     if facts.distinct:
-        _check_tangents(ledger, run, len(seen))
+        _check_tangents(ledger, run, len(seen), facts.roundoff)
     cold = run.series.get("sharpness.cold", [])
     for probe, check in CHECKS.items():
         columns = {n.removeprefix(probe): v for n, v in run.series.items() if _of(probe, n)}
@@ -206,10 +206,9 @@ def _check_searches(
         before = value
 
 
-def _check_tangents(ledger: Ledger, run: Trajectory, iterates: int) -> None:
+def _check_tangents(ledger: Ledger, run: Trajectory, iterates: int, unit: float) -> None:
     """``tangent_bound`` is above λ_min, where both are of the same K, but for a share of λ_max that
     a network which cancels inside may lose."""
-    unit = ROUNDOFF.get(str(run.summary.get("dtype")), math.nan)
     names = ("tangent", "tangent.error", "tangent_bound", "tangent_bound.rounding")
     columns = zip(*(run.series.get(name, [])[:iterates] for name in names), strict=False)
     for k, (least, error, above, rounding) in enumerate(columns):

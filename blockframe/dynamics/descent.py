@@ -94,8 +94,8 @@ class Descent(Iterator[Iterate]):
                 self.start = Iterate(
                     it.objective, it.theta, lr=it.lr, probes=it.probes,
                     curvature_expected=it.curvature_expected, accuracy=it.accuracy,
+                    rounding_units=it.rounding_units,
                 )  # fmt: skip
-                self.start.rounding_units = it.rounding_units
             it = Iterate(
                 it.objective,
                 theta,

@@ -73,6 +73,7 @@ class Iterate:
         probes: Mapping[str, Probe] | None = None,
         curvature_expected: bool = False,
         accuracy: float | None = None,
+        rounding_units: float | None = None,
         trails: Trails | None = None,
     ) -> None:
         self.objective = objective
@@ -84,7 +85,8 @@ class Iterate:
         self.curvature_expected = curvature_expected
         self.accuracy: float = accuracy or (previous.accuracy if previous else ACCURACY)
         self.trails: Trails = trails or (previous.trails if previous else Trails())
-        self.rounding_units: float | None = previous.rounding_units if previous else None
+        before: float | None = previous.rounding_units if previous else None
+        self.rounding_units: float | None = before if rounding_units is None else rounding_units
         self._outputs: Tensor | None = None
         self._value: float | None = None
         self._leaf: Tensor | None = None  # θ_k as the network gets it, at the root of the graph

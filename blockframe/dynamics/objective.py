@@ -180,6 +180,16 @@ class Objective:
             budget=None,
         )
 
+    def beside(self, theta: Tensor, share: float, generator: torch.Generator) -> Tensor:
+        """A random point near ``theta``, (P,), at which no parameter is 0: of every tensor the
+        entries are moved by ``share`` of their root mean square, of one of zeros by ``share``."""
+        pieces = []
+        for piece in torch.split(theta, self.sizes):
+            noise = torch.randn(piece.shape, generator=generator, dtype=torch.float64)
+            size = float(piece.square().mean().sqrt()) if piece.numel() else 0.0
+            pieces.append(piece + share * (size or 1.0) * noise.to(piece.device))
+        return torch.cat(pieces)
+
     def value(self, outputs: Tensor) -> Tensor:
         """The loss (scalar) of the outputs of all samples, in float32 at least.
 

@@ -203,8 +203,8 @@ class Record:
             probes=run.probes,
             curvature_expected=run.start.curvature_expected,
             accuracy=run.start.accuracy,
+            rounding_units=run.start.rounding_units,
         )
-        it.rounding_units = run.start.rounding_units
         _restore(it, row, self.saved)
         found = {"loss": it.loss, "gradient_norm": it.gradient_norm}
         self.compare(it.step, found, {name: row[name] for name in found})

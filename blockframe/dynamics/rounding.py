@@ -91,12 +91,7 @@ def _points(objective: Objective, theta: Tensor) -> Iterator[Tensor]:
     yield theta
     generator = torch.Generator().manual_seed(objective.seed)
     for _ in range(POINTS - 1):
-        pieces = []
-        for piece in torch.split(theta, objective.sizes):
-            noise = torch.randn(piece.shape, generator=generator, dtype=torch.float32)
-            size = float(piece.square().mean().sqrt()) if piece.numel() else 0.0
-            pieces.append(piece + 1e-3 * (size or 1.0) * noise.to(piece))
-        yield torch.cat(pieces)
+        yield objective.beside(theta, 1e-3, generator)
 
 
 def _loss(objective: Objective, theta: Tensor, *dtypes: torch.dtype) -> float:

@@ -73,20 +73,10 @@ def mixes(objective: Objective, parts: Sequence[Objective]) -> str | None:
     except NetworkError:
         exact, pieces = objective, [*parts]
     try:
-        return _mixes(exact, pieces, objective.start) or _mixes(exact, pieces, _beside(objective))
+        near = objective.beside(objective.start, 0.1, torch.Generator().manual_seed(objective.seed))
+        return _mixes(exact, pieces, objective.start) or _mixes(exact, pieces, near)
     except NetworkError as error:
         return f"on fewer samples {error.reason}"
-
-
-def _beside(objective: Objective) -> Tensor:
-    """A random point near θ_0, (P,), at which no parameter is 0."""
-    generator = torch.Generator().manual_seed(objective.seed)
-    pieces = []
-    for piece in torch.split(objective.start, objective.sizes):
-        noise = torch.randn(piece.shape, generator=generator, dtype=torch.float64)
-        size = float(piece.square().mean().sqrt()) if piece.numel() else 0.0
-        pieces.append(piece + 0.1 * (size or 1.0) * noise.to(piece.device))
-    return torch.cat(pieces)
 
 
 def _mixes(objective: Objective, parts: Sequence[Objective], theta: Tensor) -> str | None:

@@ -213,8 +213,7 @@ def bracket(against: Callable[[float], str], first: float, width: float) -> Brac
 
 def attempt(objective: Objective, rate: float, steps: int, units: float | None = None) -> Run:
     """``steps`` steps of gradient descent at ``rate`` from θ_0."""
-    begin = Iterate(objective, objective.start)
-    begin.rounding_units = units
+    begin = Iterate(objective, objective.start, rounding_units=units)
     run = Descent(begin, lr=rate, lr_rule="as given", steps=steps, probes={})
     first: Point | None = None
     before: Point | None = None
